@@ -1,0 +1,93 @@
+# The front door. `make` lists what there is. Needs make (3.81 or newer) and Python 3.11 or newer,
+# nothing else; takes uv where uv is installed. To choose a Python: make test PYTHON=python3.12
+
+SHELL = /bin/sh
+.DEFAULT_GOAL = help
+.PHONY: help demo test check worker caller redis bench fmt lock clean
+
+VENV = .venv
+READY = $(VENV)/.ready
+RUN = $(VENV)/bin/python
+PYTHON ?=
+PYTHONS = python3.14 python3.13 python3.12 python3.11 python3 python
+UV ?= $(shell command -v uv 2>/dev/null)
+# More arguments for the command behind a target: make test ARGS="-k wire"
+ARGS ?=
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## the whole thing once: server, two workers, a caller, then stop
+	$(RUN) examples/demo.py $(ARGS)
+
+test: check ## everything CI runs: check, then the tests on each server that is installed
+	$(RUN) -m pytest $(ARGS)
+	@if [ -n "$${WERK_TEST_SERVER:-}" ]; then :; \
+	elif [ "$$($(RUN) -c 'from machine.embedded import available_servers as a; print(*a())')" = "valkey redis" ]; then \
+	  echo "-- once more on redis-server: the tests that use a server"; \
+	  WERK_TEST_SERVER=redis $(RUN) -m pytest -m server $(ARGS) $(if $(ARGS),|| [ $$? = 5 ]); \
+	else echo "-- only one kind of server is installed; the tests ran on that one"; fi
+
+check: $(READY) ## lint, format, types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy --strict machine worker caller
+
+worker: $(READY) ## run a worker here (BROKER says where Redis is)
+	$(RUN) worker/worker.py $(ARGS)
+
+caller: $(READY) ## run the caller here
+	$(RUN) caller/caller.py $(ARGS)
+
+redis: $(READY) ## run a server here, on port 6379, until Ctrl-C
+	$(RUN) -m machine.embedded $(ARGS)
+
+bench: $(READY) ## run the benchmarks
+	$(RUN) benchmarks/run.py $(ARGS)
+
+fmt: $(READY) ## format the code and fix what can be fixed
+	$(RUN) -m ruff check --fix-only .
+	$(RUN) -m ruff format .
+
+lock: ## pin the dependencies anew (needs uv)
+	@[ -n "$(UV)" ] || { echo "error: uv is needed for this: pip install uv" >&2; exit 1; }
+	$(UV) pip compile $(LOCK) pyproject.toml -o requirements.lock
+	$(UV) pip compile $(LOCK) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
+
+# Every platform's hashes, and no index's address: the lock works behind any mirror.
+LOCK = --upgrade --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov build dist *.egg-info
+	rm -f .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is made last, so an environment that broke half way is built again.
+$(READY): pyproject.toml requirements.lock requirements-dev.lock
+	@set -e; \
+	if [ -n "$(UV)" ]; then \
+	  echo "-- $(VENV), with uv"; \
+	  $(UV) venv --quiet --clear --python "$(if $(PYTHON),$(PYTHON),>=3.11)" $(VENV); \
+	  $(UV) pip install --quiet --python $(RUN) --require-hashes -r requirements-dev.lock; \
+	  $(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e .; \
+	else \
+	  python=; found=; \
+	  for name in $(if $(PYTHON),$(PYTHON),$(PYTHONS)); do \
+	    version=$$($$name -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || continue; \
+	    found=$${found:-Python $$version}; \
+	    if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python=$$name; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo "error: Python 3.11 or newer is needed (found: $${found:-none}). Install it, or install uv and run make again." >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "-- $(VENV), with Python $$version"; \
+	  $$python -m venv --clear $(VENV) || { \
+	    echo "error: $$python cannot make a virtual environment. On Debian or Ubuntu: sudo apt install python3-venv" >&2; \
+	    exit 1; \
+	  }; \
+	  $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; \
+	  $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $(READY)

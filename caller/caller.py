@@ -1,0 +1,120 @@
+"""
+The demo caller: every kind of call, each printed with its result.
+
+Run it beside any worker: ``python caller/caller.py``. Copy from it what your
+own program needs; it knows `machine` and nothing of the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+from machine import BrokerUnavailable, ConfigError, MachineError, TaskFailed, build, chord, group
+from machine.config import Config
+from machine.server import Server
+from machine.signature import new_uuid
+from machine.tasks import add, fail, flaky, multiply, nap, say
+
+#: Seconds to wait for each result.
+PATIENCE_S = 30.0
+
+
+def one_task(_server: Server) -> object:
+    """Send a task and wait for its result."""
+    return say.send("masnun").get(timeout=PATIENCE_S)
+
+
+def a_chain(_server: Server) -> object:
+    """Send tasks one after the other; each gets the result before it as its last argument."""
+    return (add.s(1, 1) | add.partial(5, 5) | multiply.partial(4)).send().get(timeout=PATIENCE_S)
+
+
+def a_group(_server: Server) -> object:
+    """Send tasks side by side, and wait for all."""
+    return group(add.s(n, n) for n in range(1, 6)).send().get(timeout=PATIENCE_S)
+
+
+def a_chord(_server: Server) -> object:
+    """Send tasks side by side, and one more with all their results."""
+    results = chord(group(add.s(1, 1), add.s(5, 5)), multiply.partial()).send()
+    return results.get(timeout=PATIENCE_S)
+
+
+def a_delayed_task(_server: Server) -> object:
+    """Send a task that must not start before half a second has passed."""
+    sent_at = time.monotonic()
+    value = add.s(20, 22).options(countdown=0.5).send().get(timeout=PATIENCE_S)
+    if time.monotonic() - sent_at < 0.5:
+        raise AssertionError("the delayed task ran too early")
+    return value
+
+
+def retries(_server: Server) -> object:
+    """Send a task that fails twice, and succeeds on its second retry."""
+    return flaky.send().get(timeout=PATIENCE_S)
+
+
+def a_failure(server: Server) -> object:
+    """Send a task that fails for good; its error callback gets the error's text."""
+    callback = say.partial().replace(uuid=new_uuid("task"))
+    failing = fail.s("no such planet").link_error(callback).send()
+    try:
+        failing.get(timeout=PATIENCE_S)
+    except TaskFailed as error:
+        told = server.result(callback.uuid).get(timeout=PATIENCE_S)
+        return f"{error}; its callback: {told}"
+    raise AssertionError("a failing task did not fail")
+
+
+async def many_at_once() -> object:
+    """Send from an event loop, where waiting for a hundred results costs one connection."""
+    sent = [await nap.asend(0.01) for _ in range(20)]
+    return sum([await result.aget(timeout=PATIENCE_S) for result in sent]) > 0
+
+
+CALLS: dict[str, tuple[Callable[[Server], object], object]] = {
+    'say("masnun")': (one_task, "Hello masnun!"),
+    "multiply(add(add(1, 1), 5, 5), 4)": (a_chain, 48),
+    "group(add(1, 1) … add(5, 5))": (a_group, [2, 4, 6, 8, 10]),
+    "multiply(add(1, 1), add(5, 5))": (a_chord, 20),
+    "add(20, 22) in 0.5 s": (a_delayed_task, 42),
+    "flaky(), with its retries": (retries, "succeeded at attempt 3"),
+    'fail("no such planet")': (a_failure, "no such planet; its callback: Hello no such planet!"),
+    "20 × nap(0.01), asyncio": (lambda _server: asyncio.run(many_at_once()), True),
+}
+
+
+def main() -> int:
+    """Make every call; return 0 if all results are as expected, 1 if not, 2 or 3 if it cannot."""
+    try:
+        config = Config.load()
+        build.ping(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MachineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, BrokerUnavailable):
+            print("Start one with 'make redis', or set BROKER to yours.", file=sys.stderr)
+        return 3
+    wrong = 0
+    started_at = time.monotonic()
+    with build.connect(config) as server:
+        for text, (call, expected) in CALLS.items():
+            try:
+                value = call(server)
+            except (MachineError, AssertionError) as error:
+                value = f"{type(error).__name__}: {error}"
+            wrong += value != expected
+            mark = "ok   " if value == expected else "WRONG"
+            print(f"{mark} {text:36} {value}", flush=True)
+    took_s = time.monotonic() - started_at
+    print(f"{len(CALLS)} calls, {wrong} wrong, {took_s:.1f} s")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""
+The whole machine on one screen: a server, two workers, the caller, and a murder.
+
+Starts a private Redis or Valkey and two worker services, runs the caller
+against them, kills one worker in the middle of a task and shows that the other
+one finishes it. Everything started here is stopped again. ``make demo``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from machine import MachineError, build
+from machine.config import Config
+from machine.embedded import EmbeddedServer, NoServer
+from machine.server import Server
+from machine.tasks import sleep
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Short leases, so that a death is noticed while somebody is watching.
+SETTINGS = {"WORKER_LEASE_S": "1.5", "WORKER_HEARTBEAT_S": "0.5", "WORKER_BLOCK_S": "0.5"}
+PATIENCE_S = 20.0
+
+
+def main() -> int:
+    """Run the demo; return 0 if all of it went as it should."""
+    started_at = time.monotonic()
+    try:
+        with EmbeddedServer() as redis, tempfile.TemporaryDirectory() as logs:
+            print(f"server    {redis.kind} at {redis.url}, process {redis.pid}")
+            environ = os.environ | SETTINGS | {"BROKER": redis.url, "LOG_FORMAT": "text"}
+            environ.pop("RESULT_BACKEND", None)
+            workers = [_start(number, environ, Path(logs)) for number in (1, 2)]
+            try:
+                status = _show(workers, environ)
+            finally:
+                statuses = [_stop(worker) for worker in workers]
+            if status or any(statuses):
+                for log in sorted(Path(logs).iterdir()):
+                    print(f"--- {log.name}\n{log.read_text()}", file=sys.stderr)
+            status = status or int(any(statuses))
+    except (NoServer, MachineError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"demo {'FAILED' if status else 'ok'}, {time.monotonic() - started_at:.1f} s")
+    return status
+
+
+def _start(number: int, environ: dict[str, str], logs: Path) -> subprocess.Popen[bytes]:
+    log = (logs / f"worker-{number}.log").open("wb")
+    command = [sys.executable, "worker/worker.py", "-p", "1", "-c", "1", "-n", f"worker-{number}"]
+    with log:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, cwd=ROOT, env=environ, stderr=log, start_new_session=True
+        )
+    print(f"worker-{number}  process {process.pid}: python {' '.join(command[1:])}")
+    return process
+
+
+def _show(workers: list[subprocess.Popen[bytes]], environ: dict[str, str]) -> int:
+    """Run the caller, then kill a worker; return 0 if both went well."""
+    print("caller    python caller/caller.py")
+    caller = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "caller/caller.py"], cwd=ROOT, env=environ, check=False
+    )
+    config = Config(broker=environ["BROKER"])
+    with build.connect(config) as server:
+        survived = _murder(workers, server, config)
+    return caller.returncode or int(not survived)
+
+
+def _murder(workers: list[subprocess.Popen[bytes]], server: Server, config: Config) -> bool:
+    """SIGKILL the worker that runs a task, and wait for the task's result all the same."""
+    broker = build.broker(config)
+    seconds = 1.0
+    result = sleep.send(seconds)
+
+    def started() -> bool:
+        state = server.get_state(result.uuid)
+        return state is not None and state.state == "STARTED"
+
+    _wait_until(started, "the task to start")
+    roster = broker.roster(config.default_queue).stamps
+    holder = next(w for w in roster if broker.held(config.default_queue, w))
+    broker.close()
+    # A worker id is host:process:random; the process is a child of one of our two.
+    parent = _parent_of(int(holder.split(":")[-2]))
+    victim = next(worker for worker in workers if worker.pid == parent)
+    print(f"kill -9   process {victim.pid}, in the middle of sleep({seconds})")
+    killed_at = time.monotonic()
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    try:
+        value = result.get(timeout=PATIENCE_S)
+    except MachineError as error:
+        print(f"WRONG     the task was lost: {type(error).__name__}: {error}")
+        return False
+    took_s = time.monotonic() - killed_at
+    print(f"ok        sleep({seconds}) = {value}: the other worker ran it, {took_s:.1f} s later")
+    return True
+
+
+def _parent_of(pid: int) -> int:
+    output = subprocess.run(  # noqa: S603 - our own command
+        ["ps", "-o", "ppid=", "-p", str(pid)],  # noqa: S607 - found on PATH everywhere
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    return int(output)
+
+
+def _wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        if time.monotonic() > deadline:
+            message = f"waited {PATIENCE_S:.0f} s for {what}"
+            raise MachineError(message)
+        time.sleep(0.02)
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> int:
+    """Stop a worker gently; return 0 if it drained, or was killed as planned."""
+    if worker.poll() is None:
+        worker.terminate()
+        status = worker.wait(PATIENCE_S)
+        print(f"SIGTERM   process {worker.pid} ended with status {status}")
+        return status
+    return 0 if worker.returncode == -signal.SIGKILL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

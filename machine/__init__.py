@@ -1,0 +1,142 @@
+"""
+The public names of the machine, and nothing else.
+
+Importing it connects nothing and loads no Redis client: what needs one is
+loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from machine import registry as _registry
+from machine.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ConfigError,
+    LeaseLost,
+    MachineError,
+    QueueFull,
+    ResultNotFound,
+    ResultTimeout,
+    RetryLater,
+    SignatureError,
+    TaskFailed,
+    TaskNotRegistered,
+    WireError,
+)
+from machine.registry import AsyncTask, Registry, Task, current_task, task
+from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult, TaskContext
+from machine.signature import Arg, Signature, State, TaskState
+from machine.workflow import (
+    Chain,
+    Chord,
+    Group,
+    TypedSignature,
+    chain,
+    chord,
+    group,
+    new_chain,
+    new_chord,
+    new_group,
+    new_signature,
+)
+
+if TYPE_CHECKING:
+    from machine.config import Config
+    from machine.server import Server
+
+__all__ = [
+    # writing tasks
+    "task",
+    "current_task",
+    "RetryLater",
+    # sending them
+    "connect",
+    "chain",
+    "group",
+    "chord",
+    # what comes back
+    "AsyncResult",
+    "ChainResult",
+    "ChordResult",
+    "GroupResult",
+    "State",
+    "TaskState",
+    # Machinery's own layer
+    "Config",
+    "Server",
+    "Registry",
+    "Signature",
+    "Arg",
+    "new_signature",
+    "new_chain",
+    "new_group",
+    "new_chord",
+    # the types of the above
+    "Task",
+    "AsyncTask",
+    "TaskContext",
+    "TypedSignature",
+    "Chain",
+    "Group",
+    "Chord",
+    # errors
+    "MachineError",
+    "ConfigError",
+    "SignatureError",
+    "TaskNotRegistered",
+    "WireError",
+    "BrokerUnavailable",
+    "BrokerRefused",
+    "QueueFull",
+    "LeaseLost",
+    "TaskFailed",
+    "ResultNotFound",
+    "ResultTimeout",
+]
+
+_connecting = threading.Lock()
+
+
+def connect(config: Config | None = None) -> Server:
+    """
+    Return a server made from the settings; tasks send through it from now on.
+
+    Args:
+        config: The settings; by default those of the environment and the files.
+
+    Raises:
+        ConfigError: A setting is wrong.
+    """
+    from machine.build import connect as built  # noqa: PLC0415 - loads the Redis client
+
+    server = built(config)
+    _registry.default_sender = lambda: server
+    return server
+
+
+def _connect_once() -> Server:
+    """Connect for the first task that is sent without a word about where to."""
+    with _connecting:
+        if _registry.default_sender is _connect_once:
+            return connect()
+    sender: Any = _registry.default_sender
+    server: Server = sender()
+    return server
+
+
+_registry.default_sender = _connect_once
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Config":
+        from machine.config import Config  # noqa: PLC0415 - loads YAML
+
+        return Config
+    if name == "Server":
+        from machine.server import Server  # noqa: PLC0415 - as late as Config, which it needs
+
+        return Server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,84 @@
+"""
+The backend port: what became of each task, and who is in which group.
+
+Where broker and backend are one Redis, the broker's scripts write the states
+(one step with the move) and this port only reads. `record` serves backends
+that live elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Protocol
+
+from machine.signature import GroupMeta, TaskState
+
+
+class Backend(Protocol):
+    """States, values, groups. Errors as for the broker."""
+
+    def read(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        """Return each task's state, ``None`` where none is kept; one round trip."""
+        ...
+
+    async def aread(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        """Do what `read` does, without blocking the event loop."""
+        ...
+
+    def record(self, state: TaskState) -> None:
+        """
+        Write a state with its TTL, keeping the stored creation time and name.
+
+        A stored final state is kept: the first one wins.
+        """
+        ...
+
+    def record_group(self, meta: GroupMeta) -> None:
+        """Write a group's meta unless it is there already."""
+        ...
+
+    async def arecord_group(self, meta: GroupMeta) -> None:
+        """Do what `record_group` does, without blocking the event loop."""
+        ...
+
+    def read_group(self, group_uuid: str) -> GroupMeta | None:
+        """Return a group's meta, or ``None``."""
+        ...
+
+    def completed(
+        self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
+    ) -> Iterator[TaskState]:
+        """
+        Yield each task's final state once, as it becomes final; nothing is polled.
+
+        Args:
+            uuids: Any number; read in one round trip, then only when they change.
+            timeout_s: Seconds for all of them together; ``None`` waits for ever.
+            missing_ok: Whether an id without a state is one that is still to come
+                (a chain's later members) rather than one that is gone.
+
+        Raises:
+            ResultTimeout: The time is up.
+            ResultNotFound: An id has no state, and ``missing_ok`` is false.
+
+        Safe from any number of threads: they share one connection.
+        """
+        ...
+
+    def acompleted(
+        self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
+    ) -> AsyncIterator[TaskState]:
+        """Do what `completed` does, without blocking the event loop."""
+        ...
+
+    def purge_state(self, uuid: str) -> None:
+        """Forget a task's state."""
+        ...
+
+    def purge_group(self, group_uuid: str) -> None:
+        """Forget a group's meta; the members' states stay."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection."""
+        ...

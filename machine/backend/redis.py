@@ -1,0 +1,132 @@
+"""
+The Redis adapter of the backend port.
+
+Reads are plain; the states of a worker's own tasks are written by the
+broker's scripts. Waiting is in `redis_watch`: the server tells, nobody polls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from machine import wire
+from machine.backend.redis_watch import Watcher
+from machine.connection import Connections
+from machine.signature import GroupMeta, TaskState
+
+#: Keys in one MGET: a bound on how long the server is busy with it.
+_MOST_KEYS = 500
+
+
+class RedisBackend:
+    """
+    States and groups on one Redis or Valkey server. See `Backend`.
+
+    Args:
+        connections: Where the server is.
+        results_expire_s: Seconds a state or group lives after its last change, ≥ 1.
+    """
+
+    def __init__(self, connections: Connections, *, results_expire_s: int = 3600) -> None:
+        self._connections = connections
+        self._kept_s = results_expire_s
+        self._watcher = Watcher(connections)
+
+    def read(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        """Return each task's state, ``None`` where none is kept; one round trip."""
+        commands = _reads(uuids)
+        return _states(self._connections.execute(commands)) if commands else []
+
+    async def aread(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        """Do what `read` does, without blocking the event loop."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        commands = _reads(uuids)
+        return _states(await links_of(self._connections).execute(commands)) if commands else []
+
+    def record(self, state: TaskState) -> None:
+        """
+        Write a state with its TTL, keeping the stored creation time and name.
+
+        For states whose broker is elsewhere: last writer wins, except that a
+        stored final state is kept.
+        """
+        stored = self.read([state.task_uuid])[0]
+        if stored and stored.is_completed:
+            return
+        if stored:
+            state.created_at = stored.created_at or state.created_at
+            state.task_name = state.task_name or stored.task_name
+        state.created_at = state.created_at or wire.now_text(time.time_ns())
+        self._set(state.task_uuid, wire.encode_state(state))
+
+    def record_group(self, meta: GroupMeta) -> None:
+        """Write a group's meta unless it is there already."""
+        self._connections.execute([self._group_command(meta)])
+
+    async def arecord_group(self, meta: GroupMeta) -> None:
+        """Do what `record_group` does, without blocking the event loop."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        await links_of(self._connections).execute([self._group_command(meta)])
+
+    def _group_command(self, meta: GroupMeta) -> tuple[str | bytes | int, ...]:
+        return ("SET", meta.group_uuid, wire.encode_group(meta), "NX", "EX", self._kept_s)
+
+    def read_group(self, group_uuid: str) -> GroupMeta | None:
+        """Return a group's meta, or ``None``."""
+        value = self._connections.execute([("GET", group_uuid)])[0]
+        return None if value is None else wire.decode_group(value)
+
+    def completed(
+        self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
+    ) -> Iterator[TaskState]:
+        """Yield each task's final state once, as it becomes final; nothing is polled."""
+        return self._watcher.completed(uuids, timeout_s, missing_ok=missing_ok)
+
+    def acompleted(
+        self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
+    ) -> AsyncIterator[TaskState]:
+        """Do what `completed` does, without blocking the event loop."""
+        from machine.backend.redis_awatch import watcher_of  # noqa: PLC0415 - asyncio where used
+
+        return watcher_of(self._connections).completed(uuids, timeout_s, missing_ok=missing_ok)
+
+    def purge_state(self, uuid: str) -> None:
+        """Forget a task's state."""
+        self._connections.execute([("DEL", uuid)])
+
+    def purge_group(self, group_uuid: str) -> None:
+        """Forget a group's meta; the members' states stay."""
+        self._connections.execute([("DEL", group_uuid)])
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._watcher.close()
+        self._connections.close()
+
+    async def aclose(self) -> None:
+        """Close the running event loop's connections, and the others."""
+        from machine.backend.redis_awatch import watcher_of  # noqa: PLC0415 - asyncio where used
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        await watcher_of(self._connections).close()
+        await links_of(self._connections).close()
+        self.close()
+
+    def _set(self, key: str, value: bytes) -> None:
+        self._connections.execute([("SET", key, value, "EX", self._kept_s)])
+
+
+def _reads(uuids: Sequence[str]) -> list[tuple[str, ...]]:
+    starts = range(0, len(uuids), _MOST_KEYS)
+    return [("MGET", *uuids[start : start + _MOST_KEYS]) for start in starts]
+
+
+def _states(answers: Sequence[Sequence[bytes | None]]) -> list[TaskState | None]:
+    return [
+        None if value is None else wire.decode_state(value)
+        for answer in answers
+        for value in answer
+    ]

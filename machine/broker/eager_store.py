@@ -1,0 +1,370 @@
+"""
+What Redis holds for the queues, as plain structures in memory.
+
+Each method is one change of state, as one Lua script is for the Redis
+adapter. It takes no lock and waits for nothing: `broker.eager` holds the lock
+and wakes whoever waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+
+from machine import wire
+from machine.backend.eager import EXPIRE_DEFAULT_S, UNFINISHED_S, EagerBackend, is_final, is_state
+from machine.broker.base import (
+    ChordShot,
+    Claim,
+    Enqueued,
+    Finish,
+    Member,
+    Message,
+    Move,
+    Park,
+    Reaped,
+    Release,
+    Retry,
+    Start,
+    Verdict,
+)
+from machine.clock import Clock
+from machine.errors import WireError
+from machine.retry import backoff_s
+
+#: Most claims one `reap` takes.
+REAP_MOST = 200
+#: First and longest time a message of an unknown task is put aside, in seconds.
+PARK_FIRST_S, PARK_MOST_S = 1.0, 60.0
+
+_MS = 1_000_000
+_S = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Line:
+    """
+    One queue and all that belongs to it.
+
+    Attributes:
+        ready: Messages, next first.
+        stamps: Worker id -> lease deadline in Unix ms.
+        held: Worker id -> claim id -> message. An entry *is* the ownership.
+        fence: The last number given out.
+        crashes: Digest of a message -> how many workers died holding it.
+        parked: Digest of a message of an unknown task -> how often it was put aside.
+        dead: Letter id -> (Unix ms when it was buried, envelope), oldest first.
+        armed: Group -> callback of a chord that has not fired.
+        ended: Group -> (ids of its ended members, Unix ns when this is forgotten).
+    """
+
+    ready: deque[bytes] = field(default_factory=deque)
+    stamps: dict[str, int] = field(default_factory=dict)
+    held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    fence: int = 0
+    crashes: dict[str, int] = field(default_factory=dict)
+    parked: dict[str, int] = field(default_factory=dict)
+    dead: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    armed: dict[str, bytes] = field(default_factory=dict)
+    ended: dict[str, tuple[set[str], int]] = field(default_factory=dict)
+
+    def let_go(self, claim: Claim) -> bytes:
+        """Take the message out of its holder's hands and return it."""
+        mine = self.held[claim.worker_id]
+        payload = mine.pop(claim.id)
+        if not mine:
+            del self.held[claim.worker_id]
+        return payload
+
+    def forgive(self, payload: bytes) -> None:
+        """Forget what was counted for these bytes: they have come to an end."""
+        digest = digest_of(payload)
+        self.crashes.pop(digest, None)
+        self.parked.pop(digest, None)
+
+
+def digest_of(payload: bytes) -> str:
+    """Return the name under which counts for these bytes are kept."""
+    return hashlib.sha1(payload, usedforsecurity=False).hexdigest()
+
+
+@dataclass(slots=True, kw_only=True)
+class Rules:
+    """The limits a store goes by; see `EagerBroker` for each."""
+
+    default_queue: str
+    delayed_key: str
+    max_queue_length: int
+    max_deliveries: int
+    lease_s: float
+    results_expire_s: int
+    ignore_eta: bool
+
+
+class EagerStore:
+    """
+    All queues of one process.
+
+    Args:
+        clock: The only clock; stands for Redis's.
+        rules: Limits.
+        backend: Keeps the states, or ``None`` when they live elsewhere.
+        on_ready: Called with the name of a queue that got a message.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        rules: Rules,
+        backend: EagerBackend | None,
+        on_ready: Callable[[str], None],
+    ) -> None:
+        self.lines: dict[str, Line] = {}
+        self.delayed: dict[bytes, int] = {}
+        self._clock = clock
+        self._rules = rules
+        #: How long the members of a group that ended are remembered.
+        self._ended_ns = max(rules.results_expire_s or EXPIRE_DEFAULT_S, UNFINISHED_S) * _S
+        self._backend = backend
+        self._on_ready = on_ready
+        self._nonce = count(1)
+
+    def line(self, queue: str) -> Line:
+        """Return the queue's line; a new one where there is none."""
+        return self.lines.setdefault(queue, Line())
+
+    def now_ms(self) -> int:
+        """Return Unix milliseconds."""
+        return self._clock.now_ns() // _MS
+
+    # -- in --------------------------------------------------------------------------------
+    def enqueue(self, message: Message) -> Enqueued:
+        """Write the PENDING state and queue the message, unless a state is kept already."""
+        if self._backend and message.pending:
+            kind = self._kind(message.uuid)
+            if kind == "state":
+                self._backend.touch(message.uuid)
+                return Enqueued.DUPLICATE
+            if kind:
+                return Enqueued.BAD_KEY
+        if self._kind(message.queue) not in ("", "list"):
+            return Enqueued.BAD_KEY
+        if len(self.line(message.queue).ready) >= self._rules.max_queue_length:
+            return Enqueued.FULL
+        self._send(message)
+        return Enqueued.QUEUED
+
+    def promote(self, most: int) -> int:
+        """Move due messages to the queues they name, earliest first; say how many left."""
+        now_ns = self._clock.now_ns()
+        due = heapq.nsmallest(most, ((ns, raw) for raw, ns in self.delayed.items() if ns <= now_ns))
+        for _, payload in due:
+            del self.delayed[payload]
+            try:
+                signature = wire.decode_signature(payload, delayed_key=self._rules.delayed_key)
+            except WireError as error:
+                self._bury(payload, str(error))
+                continue
+            queue = signature.routing_key or self._rules.default_queue
+            if self._kind(queue) not in ("", "list"):
+                self._bury(payload, f"'{queue}' is not a list; send it to another queue.")
+            else:
+                self._push(queue, payload)
+        return len(due)
+
+    def replay(self, queue: str, ids: Sequence[str]) -> int:
+        """Put dead letters back at the tail of their queue, crash count 0."""
+        line = self.line(queue)
+        found = [line.dead.pop(one)[1] for one in dict.fromkeys(ids) if one in line.dead]
+        for envelope in found:
+            payload = wire.decode_letter(envelope).payload
+            line.forgive(payload)
+            self._push(queue, payload)
+        return len(found)
+
+    # -- claims ----------------------------------------------------------------------------
+    def lease(self, queue: str, worker_id: str) -> None:
+        """Set the worker's stamp one lease from now."""
+        lease_ms = int(self._rules.lease_s * 1000)
+        self.line(queue).stamps[worker_id] = self.now_ms() + lease_ms
+
+    def claim(self, queue: str, worker_id: str, want: int) -> tuple[int | None, list[Claim]]:
+        """Return how many the worker held before, and what it took now."""
+        line = self.line(queue)
+        if worker_id not in line.stamps:
+            return None, []
+        self.lease(queue, worker_id)
+        before = len(line.held.get(worker_id, ()))
+        taken = [line.ready.popleft() for _ in range(min(want, len(line.ready)))]
+        return before, [self._hold(queue, worker_id, payload) for payload in taken]
+
+    def claims_of(self, queue: str, worker_id: str) -> list[Claim]:
+        """Return the worker's claims in fence order."""
+        line = self.line(queue)
+        held = line.held.get(worker_id, {})
+        claims = [
+            Claim(one, worker_id, queue, payload, line.crashes.get(digest_of(payload), 0))
+            for one, payload in held.items()
+        ]
+        return sorted(claims, key=lambda claim: claim.fence)
+
+    def reap(
+        self, queue: str, worker_id: str, stamp: int, heir: str, convict: Sequence[str]
+    ) -> Reaped:
+        """Take claims from a dead worker; see the port."""
+        line = self.line(queue)
+        # A holder that is not on the roster could never be reaped itself.
+        if line.stamps.get(worker_id) != stamp or heir not in line.stamps:
+            return Reaped(0, [])
+        back: list[bytes] = []
+        convicted: list[Claim] = []
+        for claim in islice(self.claims_of(queue, worker_id), REAP_MOST):
+            payload = line.let_go(claim)
+            line.crashes[digest_of(payload)] = claim.crash_count + 1
+            if claim.crash_count + 1 >= self._rules.max_deliveries or claim.id in convict:
+                line.held.setdefault(heir, {})[claim.id] = payload
+                convicted.append(claim._replace(worker_id=heir, crash_count=claim.crash_count + 1))
+            else:
+                back.append(payload)
+        if worker_id not in line.held:
+            del line.stamps[worker_id]
+        line.ready.extendleft(reversed(back))
+        if back:
+            self._on_ready(queue)
+        return Reaped(len(back), convicted)
+
+    # -- moves -----------------------------------------------------------------------------
+    def carry_out(self, move: Move) -> Verdict:
+        """Make one move; a claim that is not held changes nothing."""
+        claim = move.claim
+        line = self.line(claim.queue)
+        if claim.id not in line.held.get(claim.worker_id, {}):
+            if isinstance(move, Finish):
+                self._keep_orphan(move)
+            return Verdict.FENCED
+        if isinstance(move, Start | Finish | Retry) and self._is_bad_key(move.state_key):
+            return Verdict.BAD_KEY
+        match move:
+            case Start():
+                kept = self._state(move.state_key)
+                if kept is None or not is_final(kept):
+                    self._write(move.state_key, move.state)
+            case Finish():
+                return self._finish(line, move)
+            case Retry():
+                self._write(move.state_key, move.state, move.due_ns)
+                line.forgive(line.let_go(claim))
+                self._place(move.queue, move.payload, move.due_ns)
+            case Release():
+                line.ready.appendleft(line.let_go(claim))
+                self._on_ready(claim.queue)
+            case Park():
+                payload = line.let_go(claim)
+                digest = digest_of(payload)
+                times = line.parked[digest] = line.parked.get(digest, 0) + 1
+                delay_s = backoff_s(times, first_s=PARK_FIRST_S, most_s=PARK_MOST_S)
+                self.delayed[payload] = self._clock.now_ns() + int(delay_s * _S)
+        return Verdict.DONE
+
+    def fire(self, shot: ChordShot) -> bool:
+        """Fire an armed chord, once."""
+        if self.line(shot.home).armed.pop(shot.group_uuid, None) is None:
+            return False
+        for message in shot.messages:
+            self._follow(message)
+        if self._backend:
+            if shot.failed and not self._kind(shot.failed[0]):
+                self._write(*shot.failed)
+            if shot.meta and self._kind(shot.group_uuid) == "string":
+                self._backend.put(shot.group_uuid, shot.meta)
+        return True
+
+    def _finish(self, line: Line, move: Finish) -> Verdict:
+        self._write(move.state_key, move.state)
+        for message in move.follow_ups:
+            self._follow(message)
+        armed = move.member is not None and self._end_member(move.member)
+        if move.letter is not None:
+            one, envelope = move.letter
+            line.dead[one] = (self.now_ms(), envelope)
+        line.forgive(line.let_go(move.claim))
+        return Verdict.ARMED if armed else Verdict.DONE
+
+    def _end_member(self, member: Member) -> bool:
+        home = self.line(member.home)
+        now_ns = self._clock.now_ns()
+        home.ended = {group: e for group, e in home.ended.items() if e[1] > now_ns}
+        ended, _ = home.ended.get(member.group_uuid, (set(), 0))
+        is_new = member.uuid not in ended
+        ended.add(member.uuid)
+        home.ended[member.group_uuid] = (ended, now_ns + self._ended_ns)
+        if is_new and len(ended) == member.size:
+            home.armed[member.group_uuid] = member.callback
+            return True
+        return False
+
+    def _keep_orphan(self, move: Finish) -> None:
+        # The server lost both the claim and the state: nobody else will run this again.
+        if move.state_key and not self._kind(move.state_key):
+            self._write(move.state_key, move.state)
+
+    # -- pieces ----------------------------------------------------------------------------
+    def _hold(self, queue: str, worker_id: str, payload: bytes) -> Claim:
+        line = self.line(queue)
+        line.fence = max(line.fence, self._clock.now_ns() // 1000) + 1
+        one = f"{line.fence}.{next(self._nonce)}"
+        line.held.setdefault(worker_id, {})[one] = payload
+        return Claim(one, worker_id, queue, payload, line.crashes.get(digest_of(payload), 0))
+
+    def _follow(self, message: Message) -> None:
+        if not (self._backend and message.pending and self._kind(message.uuid)):
+            self._send(message)
+
+    def _send(self, message: Message) -> None:
+        if message.pending:
+            self._write(message.uuid, message.pending, message.due_ns)
+        self._place(message.queue, message.payload, message.due_ns)
+
+    def _place(self, queue: str, payload: bytes, due_ns: int) -> None:
+        if due_ns > self._clock.now_ns() and not self._rules.ignore_eta:
+            self.delayed[payload] = due_ns
+        else:
+            self._push(queue, payload)
+
+    def _push(self, queue: str, payload: bytes) -> None:
+        self.line(queue).ready.append(payload)
+        self._on_ready(queue)
+
+    def _bury(self, payload: bytes, reason: str) -> None:
+        now_ms = self.now_ms()
+        envelope = wire.encode_letter(
+            reason=reason, payload=payload, crash_count=0, worker_id="", buried_ms=now_ms
+        )
+        self.line(self._rules.default_queue).dead[digest_of(payload)] = (now_ms, envelope)
+
+    def _write(self, key: str, encoded: bytes, due_ns: int = 0) -> None:
+        if self._backend and key and encoded:
+            self._backend.put(key, encoded, due_ns=due_ns)
+
+    def _state(self, key: str) -> bytes | None:
+        return self._backend.peek(key) if self._backend and key else None
+
+    def _is_bad_key(self, key: str) -> bool:
+        return bool(self._backend and key) and self._kind(key) not in ("", "state")
+
+    def _kind(self, key: str) -> str:
+        """Say what is kept under this name: in one keyspace a name is one thing."""
+        if key == self._rules.delayed_key:
+            return "zset" if self.delayed else ""
+        line = self.lines.get(key)
+        if line is not None and line.ready:
+            return "list"
+        kept = self._state(key)
+        if kept is None:
+            return ""
+        return "state" if is_state(kept) else "string"

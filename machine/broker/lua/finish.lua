@@ -1,0 +1,84 @@
+#!lua flags=allow-oom
+-- finish.lua: end claims: final state, follow-ups, chord member, dead letter, then the claim itself.
+--
+-- KEYS[1]    held     HASH    claim id -> message, of the worker that claimed them
+-- KEYS[2]    redel    HASH    sha1 of message -> workers that died holding it
+-- KEYS[3]    dlq      HASH    dead letter id -> envelope
+-- KEYS[4]    dlq:ix   ZSET    dead letter id -> ms
+-- KEYS[5]    delayed  ZSET    message -> due, Unix ns
+-- KEYS[5+i]  state    STRING  of claim i; held again where it has none
+-- KEYS[...]  extras   in the order of ARGV: F state STRING, ready LIST; M done SET, chords HASH, meta STRING
+-- ARGV[1]    n        claims
+-- ARGV[2]    kept     s that a final state and a group live
+-- ARGV[3]    created  CreatedAt member to use where no state is kept
+-- ARGV[4]    pending  s that a follow-up's PENDING state lives
+-- ARGV[4+i]  claim    id of claim i
+-- ARGV[4+n+i] head    new state up to its CreatedAt member, "" writes none
+-- ARGV[...]  extras   each with the claim's number: F i payload pending due(Unix ns or "0")
+--                     | M i group member count callback | L i letter-id envelope
+--
+-- Returns  a code for each claim: 1 done, 2 done and its chord is armed, 0 not ours, -1 bad key.
+-- Cost     O(n + extras).
+local n = tonumber(ARGV[1])
+local owned = redis.call("HMGET", KEYS[1], unpack(ARGV, 5, 4 + n))
+local before = redis.call("MGET", unpack(KEYS, 6, 5 + n))
+local crashed = redis.call("EXISTS", KEYS[2]) == 1
+local codes, ended = {}, {}
+for i = 1, n do
+  local key, head, old, code = KEYS[5 + i], ARGV[4 + n + i], before[i], owned[i] and 1 or 0
+  if head ~= "" then
+    if old and string.sub(old, 1, 12) ~= '{"TaskUUID":' then
+      code = -1
+    elseif not old and redis.call("TYPE", key).ok ~= "none" then
+      code = -1
+    elseif code == 1 or not old then
+      -- Not ours and no state at all: the server lost its data and nobody will run this again.
+      local created = old and string.match(old, '"CreatedAt":"[^"]*"') or ARGV[3]
+      redis.call("SET", key, head .. created .. ',"TTL":0}', "EX", ARGV[2])
+    end
+  end
+  if code == 1 then
+    ended[#ended + 1] = ARGV[4 + i]
+    if crashed then
+      redis.call("HDEL", KEYS[2], redis.sha1hex(owned[i]))
+    end
+  end
+  codes[i] = code
+end
+local a, k = 5 + 2 * n, 6 + n
+while ARGV[a] do
+  local kind, i = ARGV[a], tonumber(ARGV[a + 1])
+  local ours = codes[i] > 0
+  if kind == "F" then
+    if ours and (ARGV[a + 3] == "" or redis.call("SET", KEYS[k], ARGV[a + 3], "NX", "EX", ARGV[4])) then
+      if ARGV[a + 4] == "0" then
+        redis.call("RPUSH", KEYS[k + 1], ARGV[a + 2])
+      else
+        redis.call("ZADD", KEYS[5], ARGV[a + 4], ARGV[a + 2])
+      end
+    end
+    a, k = a + 5, k + 2
+  elseif kind == "M" then
+    if ours then
+      local new = redis.call("SADD", KEYS[k], ARGV[a + 3])
+      redis.call("EXPIRE", KEYS[k], ARGV[2])
+      redis.call("EXPIRE", KEYS[k + 2], ARGV[2])
+      if new == 1 and redis.call("SCARD", KEYS[k]) == tonumber(ARGV[a + 4]) then
+        redis.call("HSET", KEYS[k + 1], ARGV[a + 2], ARGV[a + 5])
+        codes[i] = 2
+      end
+    end
+    a, k = a + 6, k + 3
+  else
+    if ours then
+      local time = redis.call("TIME")
+      redis.call("HSET", KEYS[3], ARGV[a + 2], ARGV[a + 3])
+      redis.call("ZADD", KEYS[4], time[1] * 1000 + math.floor(time[2] / 1000), ARGV[a + 2])
+    end
+    a = a + 4
+  end
+end
+if #ended > 0 then
+  redis.call("HDEL", KEYS[1], unpack(ended))
+end
+return codes

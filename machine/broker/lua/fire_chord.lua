@@ -1,0 +1,40 @@
+#!lua flags=allow-oom
+-- fire_chord.lua: fire an armed chord, once: queue its callback, or record that it failed.
+--
+-- KEYS[1]     chords   HASH    group uuid -> callback, armed and not fired
+-- KEYS[2]     meta     STRING  the group's meta
+-- KEYS[3]     failed   STRING  state of the callback that will never run
+-- KEYS[4]     delayed  ZSET    message -> due, Unix ns
+-- KEYS[2i+3]  state    STRING  of message i
+-- KEYS[2i+4]  ready    LIST    of message i
+-- ARGV[1]     group    uuid
+-- ARGV[2]     kept     s that the meta and a failed state live
+-- ARGV[3]     pending  s that a message's PENDING state lives
+-- ARGV[4]     meta     bytes with ChordTriggered, "" when the meta is gone
+-- ARGV[5]     failed   bytes of the FAILURE state, "" when the callback runs
+-- ARGV[3i+3]  payload  bytes of message i
+-- ARGV[3i+4]  pending  bytes of its state, "" where states are kept elsewhere
+-- ARGV[3i+5]  due      Unix ns, "0" when ready
+--
+-- Returns  1 when this call fired it, 0 when it was fired before.
+-- Cost     O(messages).
+if redis.call("HDEL", KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
+if ARGV[4] ~= "" then
+  redis.call("SET", KEYS[2], ARGV[4], "XX", "EX", ARGV[2])
+end
+if ARGV[5] ~= "" then
+  redis.call("SET", KEYS[3], ARGV[5], "NX", "EX", ARGV[2])
+end
+for i = 1, (#KEYS - 4) / 2 do
+  local pending, due = ARGV[3 * i + 4], ARGV[3 * i + 5]
+  if pending == "" or redis.call("SET", KEYS[2 * i + 3], pending, "NX", "EX", ARGV[3]) then
+    if due == "0" then
+      redis.call("RPUSH", KEYS[2 * i + 4], ARGV[3 * i + 3])
+    else
+      redis.call("ZADD", KEYS[4], due, ARGV[3 * i + 3])
+    end
+  end
+end
+return 1

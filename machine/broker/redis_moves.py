@@ -1,0 +1,178 @@
+"""
+Moves -> script calls, and their answers -> verdicts. Pure: nothing is sent here.
+
+Moves of one kind, one worker and one queue become one call, so that finishing
+a hundred tasks costs one script. `RedisBroker.exchange` sends what this room
+builds, in one round trip with the next claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from machine import keys
+from machine.broker.base import (
+    Claim,
+    Exchange,
+    Finish,
+    Message,
+    Move,
+    Park,
+    Release,
+    Retry,
+    Start,
+    Verdict,
+)
+from machine.connection import Command, script
+
+#: Moves in one script call: a bound on how long the server is busy with it (about 5 ms).
+MOST_MOVES = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """
+    What every call needs to know.
+
+    Attributes:
+        delayed_key: The database's delayed set.
+        kept_s: Seconds a final state lives.
+        pending_s: Seconds a state that is not final lives.
+        created: ``"CreatedAt":"…"`` for a state whose first form is gone.
+    """
+
+    delayed_key: str
+    kept_s: int
+    pending_s: int
+    created: str
+
+
+@dataclass(slots=True)
+class Call:
+    """One script call, and which of the moves it carries, in order."""
+
+    command: Command
+    positions: list[int]
+
+
+def message_words(messages: Iterable[Message]) -> tuple[list[Any], list[Any]]:
+    """Return the KEYS (state, ready) and ARGV (payload, pending, due) of messages."""
+    names: list[Any] = []
+    args: list[Any] = []
+    for message in messages:
+        names += (message.uuid if message.pending else message.queue, message.queue)
+        args += (message.payload, message.pending, message.due_ns)
+    return names, args
+
+
+def calls(moves: Sequence[Move], terms: Terms) -> list[Call]:
+    """Return the script calls that carry out these moves."""
+    batches: dict[tuple[type, str, str], list[int]] = {}
+    for position, move in enumerate(moves):
+        claim = move.claim
+        batches.setdefault((type(move), claim.worker_id, claim.queue), []).append(position)
+    built = []
+    for (kind, worker_id, queue), positions in batches.items():
+        build = _BUILDERS[kind]
+        for start in range(0, len(positions), MOST_MOVES):
+            some = positions[start : start + MOST_MOVES]
+            held = keys.held(queue, worker_id)
+            command = build([moves[i] for i in some], queue, held, terms)
+            built.append(Call(command, some))
+    return built
+
+
+def read_verdicts(built: Sequence[Call], answers: Sequence[Any], count: int) -> list[Verdict]:
+    """Return one verdict for each of ``count`` moves, in the order they were given."""
+    verdicts = [Verdict.FENCED] * count
+    for call, answer in zip(built, answers, strict=True):
+        for position, code in zip(call.positions, answer, strict=True):
+            verdicts[position] = _VERDICTS[code]
+    return verdicts
+
+
+def read_claims(
+    reply: list[Any], worker_id: str, queues: Sequence[str], nonce: str, exchange: Exchange
+) -> None:
+    """Add what ``claim.lua`` returned to the exchange."""
+    for queue, (held, fence, payloads, counts) in zip(queues, reply[1:], strict=True):
+        exchange.held[queue] = None if held < 0 else held
+        first = int(fence) + 1
+        exchange.claims += [
+            Claim(f"{first + i}.{nonce}", worker_id, queue, payload, count)
+            for i, (payload, count) in enumerate(zip(payloads, counts, strict=True))
+        ]
+
+
+def _starts(moves: Sequence[Start], _queue: str, held: str, terms: Terms) -> Command:
+    args: list[Any] = [terms.pending_s, terms.created]
+    for move in moves:
+        args += (move.claim.id, move.state)
+    return script("start").call([held, *(m.state_key for m in moves)], args)
+
+
+def _finishes(moves: Sequence[Finish], queue: str, held: str, terms: Terms) -> Command:
+    names: list[Any] = [
+        held,
+        keys.redelivered(queue),
+        keys.dead(queue),
+        keys.dead_index(queue),
+        terms.delayed_key,
+        *[m.state_key or held for m in moves],
+    ]
+    args: list[Any] = [len(moves), terms.kept_s, terms.created, terms.pending_s]
+    args += [m.claim.id for m in moves]
+    args += [m.state if m.state_key else b"" for m in moves]
+    for number, move in enumerate(moves, start=1):
+        if move.follow_ups or move.member or move.letter:
+            _extras(number, move, names, args)
+    return script("finish").call(names, args)
+
+
+def _extras(number: int, move: Finish, names: list[Any], args: list[Any]) -> None:
+    for message in move.follow_ups:
+        message_keys, words = message_words([message])
+        names += message_keys
+        args += ("F", number, *words)
+    if move.member:
+        member = move.member
+        names += (
+            keys.group_done(member.home, member.group_uuid),
+            keys.chords(member.home),
+            member.group_uuid,
+        )
+        args += ("M", number, member.group_uuid, member.uuid, member.size, member.callback)
+    if move.letter:
+        args += ("L", number, *move.letter)
+
+
+def _retries(moves: Sequence[Retry], queue: str, held: str, terms: Terms) -> Command:
+    names: list[Any] = [held, keys.redelivered(queue), terms.delayed_key]
+    args: list[Any] = [terms.pending_s, terms.created]
+    for move in moves:
+        names += (move.state_key or held, move.queue)
+        head = move.state if move.state_key else b""
+        args += (move.claim.id, head, move.payload, move.due_ns)
+    return script("retry").call(names, args)
+
+
+def _releases(moves: Sequence[Release], queue: str, held: str, _terms: Terms) -> Command:
+    # Oldest first, whatever the order asked for: the script puts the oldest at the head.
+    return script("release").call([held, queue], [m.claim.id for m in moves])
+
+
+def _parks(moves: Sequence[Park], queue: str, held: str, terms: Terms) -> Command:
+    names = [held, keys.parked(queue), terms.delayed_key]
+    return script("park").call(names, [m.claim.id for m in moves])
+
+
+_BUILDERS: dict[type, Callable[[Any, str, str, Terms], Command]] = {
+    Start: _starts,
+    Finish: _finishes,
+    Retry: _retries,
+    Release: _releases,
+    Park: _parks,
+}
+_VERDICTS = {int(v): v for v in Verdict}

@@ -1,0 +1,235 @@
+"""
+The one place that turns a Config into objects.
+
+Everything else is given what it needs; only here are URL schemes, adapters and
+rooms on both sides of the queue seen together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from machine import keys
+from machine.backend.base import Backend
+from machine.backend.eager import EagerBackend
+from machine.backend.null import NullBackend
+from machine.backend.redis import RedisBackend
+from machine.broker.base import Broker
+from machine.broker.eager import EagerBroker
+from machine.broker.redis import RedisBroker
+from machine.clock import SystemClock
+from machine.config import Config
+from machine.connection import Connections, Limits
+from machine.errors import ConfigError
+from machine.registry import Registry
+from machine.runtime.child import Ways
+from machine.runtime.eager import EagerRunner
+from machine.runtime.settle import Terms
+from machine.runtime.worker import Parts, Plan, Worker
+from machine.server import Server
+
+#: Machinery's timeouts are 15 s; a server that answers at all answers sooner than this.
+_MOST_ANSWER_S = 5.0
+_MOST_CONNECT_S = 2.0
+
+
+def connect(config: Config | None = None) -> Server:
+    """
+    Return a server with the tasks of ``tasks_modules`` bound to it.
+
+    Args:
+        config: The settings; by default those of the environment and the files.
+    """
+    config = config or Config.load()
+    registry = Registry()
+    registry.collect(*config.tasks_modules)
+    return server(config, registry)
+
+
+def server(config: Config, registry: Registry | None = None) -> Server:
+    """Return a server for callers; nothing connects before the first use."""
+    registry = Registry() if registry is None else registry
+    if config.broker == "eager":
+        return _eager_server(config, registry)
+    made = Server(config, broker(config), backend(config), registry)
+    made.worker_factory = lambda owner, name, concurrency: worker(
+        replace(config, worker_processes=1, worker_concurrency=concurrency),
+        name=name,
+        registry=owner.registry,
+    )
+    return made
+
+
+def _eager_server(config: Config, registry: Registry) -> Server:
+    clock = SystemClock()
+    store = EagerBackend(clock=clock, results_expire_s=config.results_expire_in)
+    queue = EagerBroker(
+        clock=clock,
+        default_queue=config.default_queue,
+        delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
+        results_expire_s=config.results_expire_in,
+        max_queue_length=config.max_queue_length,
+        backend=store,
+        ignore_eta=True,
+    )
+    made = Server(config, queue, store, registry)
+    runner = EagerRunner(queue, store, registry, terms(config), clock, queue.queues)
+    made.after_enqueue = runner.run
+    return made
+
+
+def connections(config: Config, url: str, *, retry_s: float = 30.0) -> Connections:
+    """
+    Return links to the server of a URL, none open yet.
+
+    Args:
+        config: For timeouts, sentinels and TLS.
+        url: ``redis://…`` and its relatives.
+        retry_s: Seconds that a caller keeps trying.
+    """
+    address = config.address(url)
+    if address is None:
+        raise ConfigError(f"'{url}' is no Redis URL; it cannot be connected to.")
+    redis = config.redis
+    return Connections(
+        address,
+        limits=Limits(
+            connect_s=min(redis.connect_timeout or _MOST_CONNECT_S, _MOST_CONNECT_S),
+            answer_s=min(redis.read_timeout or _MOST_ANSWER_S, _MOST_ANSWER_S),
+            retry_s=retry_s,
+        ),
+        client_name=redis.client_name,
+        master_name=redis.master_name,
+        sentinel_password=redis.sentinel_password,
+        tls=_tls(config),
+    )
+
+
+def _tls(config: Config) -> dict[str, Any]:
+    """Return redis-py's TLS arguments: the server's name and certificate are checked."""
+    import ssl  # noqa: PLC0415 - 10 ms, only where it is used
+
+    redis = config.redis
+    settings: dict[str, Any] = {
+        "ssl_cert_reqs": "none" if redis.tls_insecure else "required",
+        "ssl_check_hostname": not redis.tls_insecure,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }
+    given = {
+        "ssl_ca_certs": redis.tls_ca_file,
+        "ssl_certfile": redis.tls_cert_file,
+        "ssl_keyfile": redis.tls_key_file,
+    }
+    return settings | {name: path for name, path in given.items() if path}
+
+
+def keeps_states(config: Config) -> bool:
+    """Say whether results are on the broker's own server, so that one script writes both."""
+    return config.backend_url == config.broker
+
+
+def broker(config: Config, *, for_worker: bool = False) -> RedisBroker:
+    """Return the broker; a worker's waits for an absent server in its own loops."""
+    return RedisBroker(
+        connections(config, config.broker),
+        default_queue=config.default_queue,
+        delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
+        results_expire_s=config.results_expire_in,
+        max_queue_length=config.max_queue_length,
+        max_deliveries=config.worker_max_deliveries,
+        lease_s=config.worker_lease_s,
+        keeps_states=keeps_states(config),
+        block_s=config.worker_block_s,
+        worker=for_worker,
+    )
+
+
+def backend(config: Config, *, for_worker: bool = False) -> Backend:
+    """Return the result backend."""
+    url = config.backend_url
+    if url == "null":
+        return NullBackend()
+    if url == "eager":
+        raise ConfigError(
+            "result_backend is 'eager', which lives in one process, and the broker does not; "
+            "use a Redis URL, or 'null' for no results."
+        )
+    links = connections(config, url, retry_s=0.0 if for_worker else 30.0)
+    return RedisBackend(links, results_expire_s=config.results_expire_in)
+
+
+def terms(config: Config) -> Terms:
+    """Return what settling needs to know."""
+    return Terms(
+        default_queue=config.default_queue,
+        keeps_states=config.broker == "eager" or keeps_states(config),
+        max_result_bytes=config.max_result_bytes,
+        max_message_bytes=config.max_message_bytes,
+        allowed_queues=frozenset(config.allowed_queues),
+    )
+
+
+def worker(
+    config: Config,
+    *,
+    name: str = "",
+    queues: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> Worker:
+    """
+    Return a worker, not started.
+
+    Args:
+        config: The settings.
+        name: For people; by default ``worker_name``, or the host's name.
+        queues: What to consume, most urgent first; by default the configured ones.
+        registry: The tasks to run; by default each child imports ``tasks_modules``
+            itself, so that the supervisor runs no code of yours.
+    """
+    if config.broker == "eager":
+        raise ConfigError("broker is 'eager': tasks run where they are sent; no worker is needed.")
+
+    def collect() -> Registry:
+        found = Registry() if registry is None else registry
+        if registry is None:
+            found.collect(*config.tasks_modules)
+        # Tasks that send tasks do it over links of their own, which wait for an absent server.
+        server(config, found)
+        return found
+
+    ways = Ways(
+        queues=tuple(queues) or config.worker_queues,
+        slots=config.slot_count,
+        flush_s=config.worker_flush_ms / 1000,
+        block_s=config.worker_block_s,
+        max_message_bytes=config.max_message_bytes,
+        terms=terms(config),
+    )
+    plan = Plan(
+        name=name or config.worker_name or socket.gethostname(),
+        processes=config.process_count,
+        ways=ways,
+        lease_s=config.worker_lease_s,
+        heartbeat_s=config.heartbeat_s,
+        promote_s=config.redis.delayed_tasks_poll_period / 1000,
+        shutdown_s=config.worker_shutdown_timeout_s,
+        handle_signals=not config.no_unix_signals,
+        health_file=config.worker_health_file,
+    )
+    parts = Parts(
+        broker=lambda: broker(config, for_worker=True),
+        backend=lambda: backend(config, for_worker=True),
+        registry=collect,
+    )
+    return Worker(parts, plan, SystemClock())
+
+
+def ping(config: Config) -> None:
+    """Raise `BrokerUnavailable` at once, not after a patience, unless the server answers."""
+    made: Broker = broker(config)
+    with contextlib.closing(made):
+        made.ping()

@@ -1,0 +1,166 @@
+"""
+What follows an outcome: callbacks, the next attempt, a chord's callback.
+
+Pure functions from values to signatures; asked twice, they answer the same,
+ids included, so that a step that is repeated sends the same messages. Queues
+are left empty where the caller is to fill them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from uuid import UUID, uuid5
+
+from machine.outcome import Failed, Outcome, Retry, Succeeded
+from machine.retry import fibonacci_next
+from machine.signature import ATTEMPT_HEADER, Arg, Signature, TaskResult, TaskState
+
+#: Root of the ids given to callbacks that came without one.
+_NAMESPACE = UUID("9f2d7a54-6d0c-5a1e-8e57-3c1b0f4a6d21")
+
+
+def copied(signature: Signature) -> Signature:
+    """
+    Return a plain signature with its own ``args`` and ``headers``; callbacks are shared.
+
+    Written out because ``dataclasses.replace`` takes several times as long.
+    """
+    s = signature
+    return Signature(
+        name=s.name,
+        args=list(s.args),
+        uuid=s.uuid,
+        routing_key=s.routing_key,
+        eta_ns=s.eta_ns,
+        group_uuid=s.group_uuid,
+        group_task_count=s.group_task_count,
+        headers=None if s.headers is None else dict(s.headers),
+        priority=s.priority,
+        immutable=s.immutable,
+        retry_count=s.retry_count,
+        retry_timeout=s.retry_timeout,
+        on_success=s.on_success,
+        on_error=s.on_error,
+        chord_callback=s.chord_callback,
+        broker_message_group_id=s.broker_message_group_id,
+        sqs_receipt_handle=s.sqs_receipt_handle,
+        stop_task_deletion_on_error=s.stop_task_deletion_on_error,
+        ignore_when_task_not_registered=s.ignore_when_task_not_registered,
+        extra=s.extra,
+    )
+
+
+def follow_ups(signature: Signature, outcome: Outcome) -> list[Signature]:
+    """
+    Return what is to be sent after this outcome, in order; the callbacks are copied.
+
+    Success sends each ``on_success`` with the results *appended* to its
+    arguments, unless the finished ``signature`` is immutable (the flag of the
+    parent decides, as in Machinery). Failure sends each ``on_error`` with the
+    error text *prepended*. A retry sends nothing.
+
+    A callback without an id gets ``task_`` and a uuid5 of its parent's id, its
+    kind and its place; an empty ``routing_key`` stays empty.
+    """
+    if isinstance(outcome, Succeeded):
+        results = [] if signature.immutable else list(_as_args(outcome.results))
+        return [
+            _callback(signature, "on_success", index, [*callback.args, *results])
+            for index, callback in enumerate(signature.on_success)
+        ]
+    if isinstance(outcome, Failed):
+        error = Arg("string", outcome.error)
+        return [
+            _callback(signature, "on_error", index, [error, *callback.args])
+            for index, callback in enumerate(signature.on_error)
+        ]
+    return []
+
+
+def _callback(parent: Signature, kind: str, index: int, args: list[Arg]) -> Signature:
+    source = parent.on_success if kind == "on_success" else parent.on_error
+    callback = _to_send(source[index])
+    callback.args = args
+    if not callback.uuid:
+        callback.uuid = f"task_{uuid5(_NAMESPACE, f'{parent.uuid} {kind} {index}')}"
+    return callback
+
+
+def _to_send(signature: Signature) -> Signature:
+    copy = copied(signature)
+    # Machinery writes {} when it sends, and null in what is still nested.
+    copy.headers = copy.headers or {}
+    return copy
+
+
+def _as_args(results: Sequence[TaskResult] | None) -> Iterator[Arg]:
+    return (Arg(result.type, result.value) for result in results or ())
+
+
+def attempt(signature: Signature) -> int:
+    """Return which run of the task this is, from 1; Go's retries are not counted."""
+    text = signature.headers.get(ATTEMPT_HEADER) if signature.headers else None
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10:
+        return max(1, int(text))
+    return 1
+
+
+def retried(signature: Signature, retry: Retry, now_ns: int) -> Signature:
+    """
+    Return the message of the next attempt: same id, same group, same callbacks.
+
+    A counted retry uses up one of ``retry_count`` and waits the next Fibonacci
+    number of seconds after ``retry_timeout``, which it also becomes; its own
+    ``delay_s`` is not asked. An uncounted one (`RetryLater`) waits ``delay_s``
+    and leaves both.
+
+    Args:
+        signature: The message that ran.
+        retry: How it is to run again.
+        now_ns: Unix nanoseconds the delay counts from.
+    """
+    again = copied(signature)
+    again.headers = {**(again.headers or {}), ATTEMPT_HEADER: str(attempt(signature) + 1)}
+    if retry.counted:
+        again.retry_count = max(0, signature.retry_count - 1)
+        again.retry_timeout = fibonacci_next(signature.retry_timeout)
+        again.eta_ns = now_ns + again.retry_timeout * 1_000_000_000
+    else:
+        again.eta_ns = now_ns + round(retry.delay_s * 1e9)
+    return again
+
+
+def chord_callback(
+    callback: Signature, states: Sequence[TaskState | None], uuids: Sequence[str] = ()
+) -> Signature | Failed:
+    """
+    Return the callback to send once all members ended, or why it cannot run.
+
+    Its arguments are its own, then all members' results in group order, unless
+    the callback itself is immutable.
+
+    Args:
+        callback: As it stands in the members' ``chord_callback``.
+        states: The members' states in group order; ``None`` where none is kept.
+        uuids: The members' ids in the same order, to name a missing one by.
+
+    Returns:
+        A copy of the callback; or the failure of the first member that failed,
+        else of the first one without a usable result.
+    """
+    failed = next((state for state in states if state is not None and state.is_failure), None)
+    if failed is not None:
+        return Failed(f"chord member {failed.task_uuid} failed: {failed.error}")
+    ready = _to_send(callback)
+    for index, state in enumerate(states):
+        if state is None:
+            member = uuids[index] if index < len(uuids) else f"{index + 1} of {len(states)}"
+            return Failed(f"chord member {member} has no result any more")
+        if not state.is_success:
+            return Failed(f"chord member {state.task_uuid} has not ended: it is {state.state}")
+        if not callback.immutable:
+            ready.args.extend(_as_args(state.results))
+    if not ready.uuid:
+        members = " ".join(state.task_uuid for state in states if state is not None)
+        ready.uuid = f"chord_{uuid5(_NAMESPACE, members)}"
+    return ready

@@ -1,0 +1,103 @@
+"""
+Every Redis key: its name, its type and who owns it.
+
+Machinery's keys are bare (list ``machinery_tasks``, string ``task_…``); ours
+are ``{queue}:…``. A bare name and the same name in braces hash to one cluster
+slot, so a queue and all that belongs to it live together. `docs/redis.md` is
+the same table for people.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: ZSET, wire: signature JSON -> ETA in Unix ns. Shared by all queues of a database.
+DELAYED_DEFAULT = "delayed_tasks"
+#: STRING, wire: Machinery's one lock for all chords.
+CHORD_MUTEX = "TriggerChordMutex"
+#: STRING, wire: prefix of Machinery's locks for periodic tasks.
+PERIODIC_LOCK_PREFIX = "machinery_lock_"
+
+_QUEUE = re.compile(r"[A-Za-z0-9_.:-]{0,128}")
+_ID = re.compile(r"[A-Za-z0-9_.:{}-]{1,128}")
+_RESULT_KEY = re.compile(r"(task|group|chord)_")
+
+
+def hop(queue: str) -> str:
+    """LIST: where a blocking move lands; owned by nobody, the next claim takes from it first."""
+    return f"{{{queue}}}:hop"
+
+
+def workers(queue: str) -> str:
+    """ZSET: worker id -> lease deadline in ms of Redis's clock (the worker's *stamp*)."""
+    return f"{{{queue}}}:workers"
+
+
+def held(queue: str, worker_id: str) -> str:
+    """HASH: claim id -> raw message. A field here *is* the ownership of that message."""
+    return f"{{{queue}}}:w:{worker_id}"
+
+
+def sequence(queue: str) -> str:
+    """STRING: last fence given out; never behind Redis's clock in µs."""
+    return f"{{{queue}}}:seq"
+
+
+def redelivered(queue: str) -> str:
+    """HASH: sha1 of a message -> how many workers died holding it."""
+    return f"{{{queue}}}:redel"
+
+
+def parked(queue: str) -> str:
+    """HASH: sha1 of a message nobody knew the task of -> how often it was put back."""
+    return f"{{{queue}}}:parked"
+
+
+def dead(queue: str) -> str:
+    """HASH: dead letter id -> envelope."""
+    return f"{{{queue}}}:dlq"
+
+
+def dead_index(queue: str) -> str:
+    """ZSET: dead letter id -> ms when it was buried."""
+    return f"{{{queue}}}:dlq:ix"
+
+
+def chords(queue: str) -> str:
+    """HASH: group uuid -> callback signature; armed and not yet fired."""
+    return f"{{{queue}}}:chords"
+
+
+def group_done(queue: str, group_uuid: str) -> str:
+    """SET with TTL: ids of the members that ended."""
+    return f"{{{queue}}}:g:{group_uuid}"
+
+
+def is_queue_name(name: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
+    """
+    Say whether a list of this name may be a queue.
+
+    The empty name is one (Machinery without a default queue uses it). Names
+    that are, or look like, another kind of key are not.
+    """
+    return (
+        _QUEUE.fullmatch(name) is not None
+        and name not in (delayed_key, CHORD_MUTEX)
+        and not name.startswith(PERIODIC_LOCK_PREFIX)
+        and _RESULT_KEY.match(name) is None
+    )
+
+
+def is_result_id(uuid: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
+    """
+    Say whether a state may be written under this id.
+
+    Machinery lets a caller choose any id. Ours must have a key's characters
+    and must not name a key of another kind; scripts check, beyond that, that
+    what stands there is nothing or a state.
+    """
+    return (
+        _ID.fullmatch(uuid) is not None
+        and uuid not in (delayed_key, CHORD_MUTEX)
+        and not uuid.startswith((PERIODIC_LOCK_PREFIX, "{"))
+    )

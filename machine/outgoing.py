@@ -1,0 +1,147 @@
+"""
+What a signature goes through before it is sent: filled in, checked, encoded.
+
+Nothing is written before all of it is known to be good (bounds and names are
+`wire`'s to check). It decides nothing about when or how to send, and knows
+ports only by their values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+
+from machine import gotypes, keys, wire
+from machine.broker.base import Message
+from machine.config import Config
+from machine.errors import SignatureError, WireError
+from machine.follow_up import copied
+from machine.registry import Registry
+from machine.signature import ON_CRASH_HEADER, Arg, Signature, State, TaskState, new_uuid
+
+
+class Outgoing:
+    """
+    The rules of one server: its default queue, its limits, its tasks.
+
+    Args:
+        config: The settings.
+        registry: Says which tasks are not to run again after a crash.
+    """
+
+    def __init__(self, config: Config, registry: Registry) -> None:
+        self._config = config
+        self._registry = registry
+        self._delayed_key = config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT
+
+    def new_id(self, kind: str, queue: str) -> str:
+        """Return ``<kind>_<uuid4>``; on a cluster with the queue's slot in it."""
+        # There a state must lie where its queue does, or no script can write both.
+        return new_uuid(f"{kind}_{{{queue}}}" if self._config.redis.cluster_mode else kind)
+
+    def complete(self, own: Signature, kind: str = "task") -> Signature:
+        """
+        Fill in and check a signature, and copies of all its callbacks.
+
+        Args:
+            own: A signature that nobody else holds; it is written into.
+            kind: Prefix of its id, if that is empty.
+
+        Raises:
+            SignatureError: Something in it cannot be sent.
+        """
+        own.headers = own.headers or {}
+        todo = [(own, kind)]
+        for signature, prefix in todo:  # grows meanwhile: chains nest deeper than calls may
+            signature.routing_key = signature.routing_key or self._config.default_queue
+            signature.uuid = signature.uuid or self.new_id(prefix, signature.routing_key)
+            self._check(signature)
+            if signature.on_success:
+                signature.on_success = [copied(callback) for callback in signature.on_success]
+                todo += [(callback, "task") for callback in signature.on_success]
+            if signature.on_error:
+                signature.on_error = [copied(callback) for callback in signature.on_error]
+                todo += [(callback, "task") for callback in signature.on_error]
+            if signature.chord_callback is not None:
+                signature.chord_callback = copied(signature.chord_callback)
+                todo.append((signature.chord_callback, "chord"))
+        return own
+
+    def messages(
+        self, signatures: Sequence[Signature], *, keeps_states: bool
+    ) -> tuple[list[Message], list[TaskState]]:
+        """
+        Return the messages, and those PENDING states that do not travel in them.
+
+        Args:
+            signatures: Complete ones.
+            keeps_states: Whether the broker writes the states.
+        """
+        now_ns = time.time_ns()
+        created_at = wire.now_text(now_ns)
+        messages, states = [], []
+        for signature in signatures:
+            state = TaskState(
+                task_uuid=signature.uuid,
+                state=State.PENDING,
+                task_name=signature.name,
+                created_at=created_at,
+            )
+            if not keeps_states:
+                states.append(state)
+            eta_ns = signature.eta_ns
+            messages.append(
+                Message(
+                    signature.uuid,
+                    signature.routing_key,
+                    self._encoded(signature),
+                    wire.encode_state(state) if keeps_states else b"",
+                    eta_ns if eta_ns is not None and eta_ns > now_ns else 0,
+                )
+            )
+        return messages, states
+
+    def readable(self, payloads: Sequence[bytes]) -> list[Signature]:
+        """Return the signatures among these; a worker buries the rest when it meets it."""
+        found = []
+        most_bytes = self._config.max_message_bytes
+        for payload in payloads:
+            with contextlib.suppress(WireError):
+                signature = wire.decode_signature(
+                    payload, most_bytes=most_bytes, delayed_key=self._delayed_key
+                )
+                found.append(signature)
+        return found
+
+    def _encoded(self, signature: Signature) -> bytes:
+        payload = wire.encode_signature(signature, delayed_key=self._delayed_key)
+        if len(payload) > self._config.max_message_bytes:
+            raise SignatureError(
+                f"Task {signature.name!r} makes a message of {len(payload)} bytes; "
+                f"max_message_bytes is {self._config.max_message_bytes}. Send where the data is, "
+                "not the data."
+            )
+        return payload
+
+    def _check(self, signature: Signature) -> None:
+        if signature.uuid == signature.routing_key:
+            # Its state would stand where the queue is: Machinery loses all its messages so.
+            raise SignatureError(
+                f"Task {signature.name!r} has the name of its queue, {signature.uuid!r}, as its "
+                "id; leave it empty, or choose another."
+            )
+        if signature.name in self._registry.at_most_once:
+            signature.headers = {ON_CRASH_HEADER: "fail", **(signature.headers or {})}
+        _check_args(signature)
+
+
+def _check_args(signature: Signature) -> None:
+    """Refuse values that are not of their type, and write out those that are Python's."""
+    for index, arg in enumerate(signature.args):
+        try:
+            gotypes.decode(arg.type, arg.value)
+        except WireError:
+            where = f"argument {index} of task {signature.name!r}"
+            value = gotypes.coerce(arg.type, arg.value, where)
+            signature.args[index] = Arg(arg.type, value, arg.name)

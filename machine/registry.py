@@ -1,0 +1,362 @@
+"""
+Tasks by name: the ``@task`` decorator, what it makes, and the book they stand in.
+
+A task is its function with verbs added. There is no global book: a registry
+collects the tasks of the modules it is told. Nothing connects on import, and
+nothing here knows Redis or JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from machine.errors import ConfigError, MachineError, SignatureError, TaskNotRegistered
+from machine.parameters import Parameters
+from machine.result import AsyncResult, TaskContext, running_task
+from machine.signature import ON_CRASH_HEADER, Arg
+from machine.workflow import Group, Sender, TypedSignature
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
+
+#: Called by tasks that no server has bound; set by the package, so that importing connects nothing.
+default_sender: Callable[[], Sender] | None = None
+
+
+def current_task() -> TaskContext:
+    """
+    Return what the running task may know about its own run.
+
+    Raises:
+        MachineError: No task runs here.
+    """
+    context = running_task.get()
+    if context is None:
+        raise MachineError(
+            "No task is running here; current_task() answers only inside a task, and not in "
+            "threads it starts itself."
+        )
+    return context
+
+
+class Task(Generic[P, R]):
+    """
+    A function that can also be sent: ``add(1, 2)`` runs it here, ``add.send(1, 2)`` elsewhere.
+
+    Attributes:
+        name: What stands in the message.
+        fn: The function itself.
+        queue: Where it is sent unless said otherwise; "" is the default queue.
+        is_async: Whether calling ``fn`` gives a coroutine.
+        on_crash: "retry" runs it again when its worker died, "fail" does not.
+        parameters: How its arguments travel.
+    """
+
+    is_async = False
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str = "",
+        queue: str = "",
+        retry_count: int = 0,
+        retry_timeout: int = 0,
+        on_crash: Literal["retry", "fail"] = "retry",
+    ) -> None:
+        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        _check(self.name, fn)
+        if on_crash not in ("retry", "fail"):
+            raise SignatureError(
+                f"Task {self.name!r}: on_crash is {on_crash!r}; give 'retry' or 'fail'."
+            )
+        if retry_count < 0 or retry_timeout < 0:
+            raise SignatureError(
+                f"Task {self.name!r}: retry_count {retry_count} and retry_timeout {retry_timeout} "
+                "must be 0 or more."
+            )
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.queue = queue
+        self.retry_count = retry_count
+        self.retry_timeout = retry_timeout
+        self.on_crash = on_crash
+        self.parameters = Parameters(fn, getattr(fn, "__name__", self.name))
+        self._headers = {ON_CRASH_HEADER: "fail"} if on_crash == "fail" else None
+        self._sender: Sender | None = None
+        # Made once: a bound method is a new object each time it is asked for.
+        self._find = self._find_sender
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now, as if it were no task."""
+        result: R = self.fn(*args, **kwargs)
+        return result
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> TypedSignature[R]:
+        """
+        Return the signature of this call; nothing is sent.
+
+        Raises:
+            TypeError: The function could not be called so, or a value cannot be sent.
+        """
+        return self._signature(self.parameters.encode(args, kwargs))
+
+    def partial(self, *args: Any, **kwargs: Any) -> TypedSignature[R]:
+        """Return a signature whose last arguments are still to come: results of tasks before it."""
+        return self._signature(self.parameters.encode_partial(args, kwargs))
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send this call to a worker; does not wait for it."""
+        return self._find_sender().send_task(self._signature(self.parameters.encode(args, kwargs)))
+
+    delay = send
+
+    async def asend(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Do what `send` does, without blocking the event loop."""
+        signature = self._signature(self.parameters.encode(args, kwargs))
+        return await self._find_sender().asend_task(signature)
+
+    def map(self, items: Iterable[Any]) -> Group[R]:
+        """Return a group of one call for each item; a tuple is spread over the parameters."""
+        return Group(
+            self._signature(self.parameters.encode(i if isinstance(i, tuple) else (i,), {}))
+            for i in items
+        )
+
+    def bind(self, args: Sequence[Arg]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the call that these arguments mean; see `Parameters.decode`."""
+        return self.parameters.decode(args)
+
+    def bind_sender(self, sender: Sender) -> None:
+        """Send through this server from now on."""
+        self._sender = sender
+
+    def release_sender(self, sender: Sender) -> None:
+        """Stop sending through this server, if that is the one."""
+        if self._sender is sender:
+            self._sender = None
+
+    def _signature(self, args: list[Arg]) -> TypedSignature[R]:
+        headers = self._headers
+        return TypedSignature(
+            name=self.name,
+            args=args,
+            routing_key=self.queue,
+            headers=None if headers is None else dict(headers),
+            retry_count=self.retry_count,
+            retry_timeout=self.retry_timeout,
+            sender=self._find,
+        )
+
+    def _find_sender(self) -> Sender:
+        if self._sender is not None:
+            return self._sender
+        if default_sender is not None:
+            return default_sender()
+        raise SignatureError(
+            f"Task {self.name!r} knows no server to send to; call machine.connect() first."
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {_place(self.fn)}>"
+
+
+class AsyncTask(Task[P, R]):
+    """A task whose function is a coroutine function; ``await fetch(url)`` runs it here."""
+
+    is_async = True
+
+    def __call__(  # type: ignore[override]
+        self, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """Return the coroutine that runs the function here, as if it were no task."""
+        coroutine: Coroutine[Any, Any, R] = self.fn(*args, **kwargs)
+        return coroutine
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    name: str = "",
+    queue: str = "",
+    retry_count: int = 0,
+    retry_timeout: int = 0,
+    on_crash: Literal["retry", "fail"] = "retry",
+) -> _Decorator: ...
+def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the overloads name them
+    """
+    Make a function a task; use it as ``@task`` or ``@task(name=…, …)``.
+
+    Args:
+        fn: The function.
+        name: Its name in messages; the function's own by default.
+        queue: The list its messages go to; the default queue by default.
+        retry_count: Runs allowed after the first one fails.
+        retry_timeout: Seconds; the first retry waits the next Fibonacci number.
+        on_crash: What a worker's death means: "retry" runs the task again (so it
+            may run twice), "fail" records a failure (so it runs at most once).
+    """
+    if fn is None:
+        return functools.partial(_task, options)
+    return _task(options, fn)
+
+
+def _task(options: Mapping[str, Any], fn: Callable[..., Any]) -> Task[Any, Any]:
+    call = getattr(fn, "__call__", None)  # noqa: B004 - its own code is looked at
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
+    return (AsyncTask if is_async else Task)(fn, **options)
+
+
+def _check(name: object, fn: object) -> None:
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise SignatureError(
+            f"Task name {name!r} is not usable: give 1 to 128 letters, digits, or one of _ . : / - "
+            "as in @task(name='mail.send')."
+        )
+    if not callable(fn):
+        raise SignatureError(
+            f"Task {name!r} is of type {type(fn).__name__}, not a function; give something to call."
+        )
+
+
+def _place(fn: object) -> str:
+    return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
+
+
+class Registry:
+    """
+    The tasks a process knows, by name.
+
+    Attributes:
+        at_most_once: Names of those that do not run again when their worker died.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task[Any, Any]] = {}
+        self.at_most_once: set[str] = set()
+
+    def collect(self, *modules: str | ModuleType) -> list[Task[Any, Any]]:
+        """
+        Import modules, and register the tasks that stand in their namespaces.
+
+        Returns:
+            The tasks found, also those that were known already.
+
+        Raises:
+            ConfigError: There is no such module.
+            SignatureError: Two functions have the same name.
+        """
+        found: dict[str, Task[Any, Any]] = {}
+        for module in modules:
+            namespace = _imported(module) if isinstance(module, str) else module
+            for value in vars(namespace).values():
+                if isinstance(value, Task):
+                    self._refuse_twin(value.name, value, found)
+                    found[value.name] = value
+        self._store(found)
+        return list(found.values())
+
+    def register(self, name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
+        """Register a function or a task under this name; see `register_tasks`."""
+        self.register_tasks({name: fn})
+        return self._tasks[name]
+
+    def register_tasks(self, tasks: Mapping[str, Callable[..., Any]]) -> None:
+        """
+        Register all of these, or none.
+
+        Raises:
+            SignatureError: A name is not usable or taken, or a value cannot be called.
+        """
+        made: dict[str, Task[Any, Any]] = {}
+        for name, fn in tasks.items():
+            _check(name, fn)
+            new = fn if isinstance(fn, Task) and fn.name == name else _renamed(name, fn)
+            self._refuse_twin(name, new, made)
+            made[name] = new
+        self._store(made)
+
+    def get(self, name: str) -> Task[Any, Any]:
+        """
+        Return the task of this name.
+
+        Raises:
+            TaskNotRegistered: There is none; the text lists those there are.
+        """
+        found = self._tasks.get(name)
+        if found is not None:
+            return found
+        known = ", ".join(self.names()) or "none"
+        close = difflib.get_close_matches(name, self._tasks, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TaskNotRegistered(
+            f"Task {name!r} is not registered. Known: {known}.{hint} "
+            "Is its module in tasks_modules?"
+        )
+
+    def names(self) -> list[str]:
+        """Return all names, sorted."""
+        return sorted(self._tasks)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks
+
+    def __iter__(self) -> Iterator[Task[Any, Any]]:
+        return iter(self._tasks.values())
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def _store(self, tasks: Mapping[str, Task[Any, Any]]) -> None:
+        self._tasks.update(tasks)
+        self.at_most_once |= {name for name, new in tasks.items() if new.on_crash == "fail"}
+
+    def _refuse_twin(
+        self, name: str, new: Task[Any, Any], made: Mapping[str, Task[Any, Any]]
+    ) -> None:
+        for known in (self._tasks.get(name), made.get(name)):
+            if known is not None and known.fn is not new.fn:
+                raise SignatureError(
+                    f"Two tasks are called {name!r}: {_place(known.fn)} and {_place(new.fn)}. "
+                    "Give one another name, as in @task(name='other')."
+                )
+
+
+def _renamed(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
+    if not isinstance(fn, Task):
+        return _task({"name": name}, fn)
+    kept = ("queue", "retry_count", "retry_timeout", "on_crash")
+    return type(fn)(fn.fn, name=name, **{option: getattr(fn, option) for option in kept})
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only a missing tasks module is a setting's fault; one that it imports is its own.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"tasks_modules: there is no module {name!r}; is it spelled right, and importable "
+            "from the folder the program was started in?"
+        ) from error

@@ -1,0 +1,72 @@
+"""
+Eager mode: what is sent runs at once, in the process that sent it.
+
+The same steps as a worker's, in a plain loop; for tests and first tries,
+without a server. Machinery's word for it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from machine.backend.base import Backend
+from machine.broker.base import Broker, Claim, Finish, Move, Verdict
+from machine.clock import Clock
+from machine.registry import Registry
+from machine.runtime import chords, intake
+from machine.runtime.pool import InlinePool, Job
+from machine.runtime.settle import Terms, settle
+from machine.outcome import Outcome
+
+_ME = "eager"
+
+
+class EagerRunner:
+    """Runs whatever is queued, until nothing is left."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        backend: Backend,
+        registry: Registry,
+        terms: Terms,
+        clock: Clock,
+        queues: Callable[[], Sequence[str]],
+    ) -> None:
+        self._broker, self._backend, self._registry = broker, backend, registry
+        self._terms, self._clock, self._queues = terms, clock, queues
+
+    def run(self) -> None:
+        """Run all that is ready, and what follows from it. Tasks that send run theirs at once too."""
+        while True:
+            queues = self._queues()
+            self._broker.register(_ME, queues)
+            claims = self._broker.exchange(_ME, queues, [], 1).claims
+            if not claims:
+                return
+            self._run(claims)
+
+    def _run(self, claims: list[Claim]) -> None:
+        jobs, moves = intake.sort(claims, self._registry, 1 << 30, self._clock.now_ns())
+        # Machinery leaves a task that nobody registered pending; put aside it would run for ever.
+        moves = [move if isinstance(move, Finish) else Finish(claim=move.claim) for move in moves]
+
+        def done(job: Job, outcome: Outcome) -> None:
+            settled = settle(job.claim, job.signature, outcome, self._terms, self._clock.now_ns())
+            moves.append(settled.move)
+
+        pool = InlinePool(done)
+        pool.submit(jobs)
+        pool.work(float("inf"))
+        pool.close()
+        self._settle(moves)
+
+    def _settle(self, moves: list[Move]) -> None:
+        verdicts = self._broker.exchange(_ME, (), moves, 0).verdicts
+        for move, verdict in zip(moves, verdicts, strict=True):
+            if verdict is Verdict.ARMED and isinstance(move, Finish) and move.member:
+                member = move.member
+                chords.fire(
+                    *(self._broker, self._backend, self._terms, self._clock),
+                    *(member.home, member.group_uuid, member.callback),
+                )

@@ -1,0 +1,105 @@
+"""
+One signature -> one Outcome.
+
+Calls your function and says what it came to. It never raises and never
+writes; the same in a thread, inline, or on an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from machine import gotypes
+from machine.errors import MachineError, RetryLater, WireError
+from machine.follow_up import attempt
+from machine.outcome import Failed, Outcome, Retry, Succeeded
+from machine.registry import Task
+from machine.result import TaskContext, running_task
+from machine.signature import Signature, TaskResult
+
+_log = logging.getLogger("machine.task")
+
+
+def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
+    """
+    Run a synchronous task and return what it came to.
+
+    Args:
+        task: The registered task of the signature's name.
+        signature: The message; its arguments are untrusted until bound here.
+        fence: The claim's number, for the task's context.
+    """
+    bound = _bind(task, signature)
+    if isinstance(bound, Failed | Retry):
+        return bound
+    token = running_task.set(TaskContext(signature, attempt(signature), fence))
+    try:
+        return succeeded(task.fn(*bound[0], **bound[1]))
+    except BaseException as error:  # noqa: BLE001 - a task may raise anything; none of it is ours
+        return ended_by(error, signature)
+    finally:
+        running_task.reset(token)
+
+
+async def aexecute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
+    """Run an ``async def`` task on the running loop; see `execute`. Cancelling it cancels the task."""
+    bound = _bind(task, signature)
+    if isinstance(bound, Failed | Retry):
+        return bound
+    token = running_task.set(TaskContext(signature, attempt(signature), fence))
+    try:
+        return succeeded(await task.fn(*bound[0], **bound[1]))
+    except BaseException as error:  # noqa: BLE001 - as above
+        return ended_by(error, signature)
+    finally:
+        running_task.reset(token)
+
+
+def _bind(
+    task: Task[..., Any], signature: Signature
+) -> tuple[list[Any], dict[str, Any]] | Failed | Retry:
+    try:
+        return task.bind(signature.args)
+    except WireError as error:
+        # Machinery does not retry what can never be converted.
+        return Failed(f"Reflect task args error: {error}")
+    except TypeError as error:
+        return ended_by(error, signature)
+
+
+def succeeded(value: Any) -> Outcome:
+    """
+    Return the outcome of a returned value.
+
+    Nothing, one value, or a tuple of several. A value that JSON cannot hold
+    fails the task: its result could not be kept.
+    """
+    try:
+        if value is None:
+            return Succeeded([])
+        if type(value) is tuple:
+            return Succeeded([TaskResult(*gotypes.result(one)) for one in value])
+        return Succeeded([TaskResult(*gotypes.result(value))])
+    except (MachineError, ValueError, TypeError, RecursionError) as error:
+        return Failed(f"The task's result cannot be stored: {error}")
+
+
+def ended_by(error: BaseException, signature: Signature) -> Failed | Retry:
+    """Return the outcome of an exception: later, again, or failed."""
+    if isinstance(error, RetryLater):
+        return Retry(max(0.0, error.delay_s), error.message, counted=False)
+    text = _text(error)
+    if signature.retry_count > 0:
+        return Retry(0.0, text, counted=True)
+    _log.error("task %s %s failed: %s", signature.name, signature.uuid, text, exc_info=error)
+    return Failed(text)
+
+
+def _text(error: BaseException) -> str:
+    """Return the error's own text, as Go's ``err.Error()``; its type's name where it has none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - its __str__ is the task's code too
+        text = ""
+    return text or type(error).__name__

@@ -1,0 +1,71 @@
+"""
+The shape of everything that waits: a period, and a step that takes the time.
+
+A `Loop` does one thing each ``period_s`` seconds. `Loops` runs several in one
+thread, in turn; an absent server makes a loop wait longer, never stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from machine.errors import BrokerUnavailable, MachineError
+
+_log = logging.getLogger("machine.worker")
+#: The longest pause of a loop whose server is away, seconds.
+_MOST_PAUSE_S = 2.0
+
+
+class Loop:
+    """
+    One periodic duty.
+
+    Args:
+        name: For the log.
+        period_s: Seconds between two runs, > 0.
+    """
+
+    def __init__(self, name: str, period_s: float) -> None:
+        self.name = name
+        self.period_s = period_s
+
+    def run_once(self, now_s: float) -> None:
+        """Do the duty once; ``now_s`` is monotonic seconds."""
+        raise NotImplementedError  # pragma: no cover - the shape only
+
+
+class Loops:
+    """Several loops in one thread. The first run of each is due at once."""
+
+    def __init__(self, loops: Sequence[Loop]) -> None:
+        self._loops = list(loops)
+        self._due_s = dict.fromkeys(range(len(self._loops)), float("-inf"))
+        self._failures = dict.fromkeys(range(len(self._loops)), 0)
+
+    def run_due(self, now_s: float) -> float:
+        """Run what is due and return the monotonic second when the next is."""
+        for i, loop in enumerate(self._loops):
+            if self._due_s[i] > now_s:
+                continue
+            self._due_s[i] = now_s + loop.period_s
+            try:
+                loop.run_once(now_s)
+            except BrokerUnavailable as error:
+                self._failures[i] += 1
+                if self._failures[i] == 1:
+                    _log.warning("%s waits: %s", loop.name, error)
+                pause_s = min(_MOST_PAUSE_S, loop.period_s * self._failures[i])
+                self._due_s[i] = now_s + max(pause_s, 0.05)
+            except MachineError as error:
+                _log.error("%s: %s", loop.name, error)
+                self._due_s[i] = now_s + max(loop.period_s, 1.0)
+            except Exception:
+                # A duty must outlive its bug: the others would stop with it.
+                _log.exception("%s failed", loop.name)
+                self._due_s[i] = now_s + max(loop.period_s, 1.0)
+            else:
+                if self._failures[i]:
+                    _log.info("%s goes on", loop.name)
+                self._failures[i] = 0
+        return min(self._due_s.values(), default=now_s + _MOST_PAUSE_S)

@@ -1,0 +1,25 @@
+"""Delayed -> ready: any worker moves what is due, of every queue."""
+
+from __future__ import annotations
+
+from machine.broker.base import Broker
+from machine.runtime.loop import Loop
+
+#: Messages in one script call: about 1 ms of the server.
+_BATCH = 100
+#: Batches in one run, so that heartbeats of the same thread are not kept waiting.
+_MOST_BATCHES = 50
+
+
+class Promoter(Loop):
+    """Moves due messages to the queues they name, earliest first, until none is due."""
+
+    def __init__(self, broker: Broker, period_s: float) -> None:
+        super().__init__("promoter", period_s)
+        self._broker = broker
+
+    def run_once(self, _now_s: float) -> None:
+        """Move everything that is due, in batches."""
+        for _ in range(_MOST_BATCHES):
+            if self._broker.promote(_BATCH) < _BATCH:
+                return

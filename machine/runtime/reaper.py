@@ -1,0 +1,149 @@
+"""
+Dead workers' claims -> back to their queue, or failed where they must not run again.
+
+A worker counts as dead when its stamp has not moved for long enough on *our
+own* monotonic clock; the server's clock can step without killing anybody. The
+script looks at the stamp once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from machine import wire
+from machine.backend.base import Backend
+from machine.broker.base import Broker, Claim, Finish, Roster, Verdict
+from machine.clock import Clock
+from machine.errors import WireError
+from machine.outcome import Failed
+from machine.runtime import chords
+from machine.runtime.loop import Loop
+from machine.runtime.settle import Terms, buried, settle
+from machine.signature import ON_CRASH_HEADER
+
+_log = logging.getLogger("machine.worker")
+
+
+class Reaper(Loop):
+    """
+    Finds dead workers of some queues and takes what they held.
+
+    Args:
+        broker: The queues.
+        backend: Where states are, if not with the queues.
+        terms: How failures are settled.
+        clock: Our own clocks.
+        queues: The queues to look after.
+        own_id: This supervisor's worker id: the heir of what must not run again.
+        lease_s: Seconds of a lease.
+        heartbeat_s: Seconds between heartbeats.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        backend: Backend,
+        terms: Terms,
+        clock: Clock,
+        queues: Sequence[str],
+        own_id: str,
+        *,
+        lease_s: float,
+        heartbeat_s: float,
+    ) -> None:
+        super().__init__("reaper", max(0.05, heartbeat_s / 4))
+        self._broker, self._backend, self._terms, self._clock = broker, backend, terms, clock
+        self._queues, self._own_id = queues, own_id
+        self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
+        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def run_once(self, now_s: float) -> None:
+        """Look at every queue's roster, and reap the dead."""
+        present = set()
+        for queue in self._queues:
+            roster = self._broker.roster(queue)
+            for worker_id, stamp in roster.stamps.items():
+                present.add((queue, worker_id))
+                if worker_id != self._own_id and self._is_dead(
+                    queue, worker_id, stamp, roster, now_s
+                ):
+                    self.reap(queue, worker_id, stamp)
+        self._seen = {key: seen for key, seen in self._seen.items() if key in present}
+
+    def _is_dead(
+        self, queue: str, worker_id: str, stamp: int, roster: Roster, now_s: float
+    ) -> bool:
+        """Decide by how long the stamp has stood still, on our clock first, the server's second."""
+        seen_stamp, since_s = self._seen.get((queue, worker_id), (None, now_s))
+        if seen_stamp != stamp:
+            self._seen[queue, worker_id] = (stamp, now_s)
+            return False
+        still_s = now_s - since_s
+        expired = roster.now_ms > stamp and still_s >= 1.5 * self._heartbeat_s
+        return expired or still_s >= self._lease_s + self._heartbeat_s
+
+    def reap_at_once(self, worker_id: str) -> None:
+        """Take what a worker held that is known to be dead: a child whose process has ended."""
+        for queue in self._queues:
+            stamp = self._broker.roster(queue).stamps.get(worker_id)
+            if stamp is not None:
+                self.reap(queue, worker_id, stamp)
+
+    def reap(self, queue: str, worker_id: str, stamp: int) -> None:
+        """Take all claims of a dead worker, in batches, and fail those that must not run again."""
+        while True:
+            held = self._broker.held(queue, worker_id)
+            convict = [claim.id for claim in held if not _may_run_again(claim)]
+            reaped = self._broker.reap(queue, worker_id, stamp, self._own_id, convict)
+            for claim in reaped.convicted:
+                self._fail(claim, quarantined=claim.id not in convict)
+            if held or reaped.requeued:
+                _log.warning(
+                    "worker %s died: %d tasks put back, %d failed",
+                    *(worker_id, reaped.requeued, len(reaped.convicted)),
+                )
+            if reaped.requeued + len(reaped.convicted) == 0 or len(held) <= reaped.requeued + len(
+                reaped.convicted
+            ):
+                return
+
+    def take_over(self) -> None:
+        """Fail what we inherited and could not finish before (the server was away)."""
+        for queue in self._queues:
+            for claim in self._broker.held(queue, self._own_id):
+                self._fail(claim, quarantined=_may_run_again(claim))
+
+    def _fail(self, claim: Claim, *, quarantined: bool) -> None:
+        reason = f"quarantined: killed {claim.crash_count or 'its'} workers"
+        now_ns = self._clock.now_ns()
+        if not quarantined:
+            reason = "the worker died while it ran this task, and on_crash is 'fail'"
+        move: Finish
+        try:
+            signature = wire.decode_signature(claim.payload)
+        except WireError as error:
+            move = buried(claim, str(error), now_ns)
+        else:
+            settled = settle(claim, signature, Failed(reason), self._terms, now_ns)
+            assert isinstance(settled.move, Finish)
+            move = settled.move
+            if quarantined:
+                move.letter = buried(claim, reason, now_ns).letter
+            if not self._terms.keeps_states:
+                self._backend.record(settled.state)
+        verdict = self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
+        if verdict is Verdict.ARMED and move.member is not None:
+            member = move.member
+            chords.fire(
+                *(self._broker, self._backend, self._terms, self._clock),
+                *(member.home, member.group_uuid, member.callback),
+            )
+
+
+def _may_run_again(claim: Claim) -> bool:
+    """Say whether a claim's task may run again after its worker died (``on_crash``)."""
+    try:
+        return wire.decode_signature(claim.payload).header(ON_CRASH_HEADER) != "fail"
+    except WireError:
+        return True  # the next worker buries it; that is no crash of its own

@@ -1,0 +1,194 @@
+"""
+Outcomes -> moves: state, follow-ups, chord member and acknowledgement as one step.
+
+Pure: what is written, and whether the claim is still ours, is decided by the
+script that carries the move out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from machine import wire
+from machine.broker.base import Claim, Finish, Member, Message, Retry
+from machine.errors import MachineError, SignatureError
+from machine.follow_up import follow_ups, retried
+from machine.outcome import Failed, Outcome, Succeeded
+from machine.outcome import Retry as RetryOutcome
+from machine.signature import Signature, State, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """
+    What settling needs to know of the configuration.
+
+    Attributes:
+        default_queue: Where a callback without a routing key goes.
+        keeps_states: Whether the state is part of the move.
+        max_result_bytes: A larger final state fails the task instead.
+        max_message_bytes: A larger callback fails the task instead.
+        allowed_queues: Queues that callbacks may name; empty = any valid name.
+    """
+
+    default_queue: str = "machinery_tasks"
+    keeps_states: bool = True
+    max_result_bytes: int = 1_048_576
+    max_message_bytes: int = 1_048_576
+    allowed_queues: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Settled:
+    """A move, and the state it stands for (which the move carries where it can)."""
+
+    move: Finish | Retry
+    state: TaskState
+    outcome: Outcome
+
+
+def settle(
+    claim: Claim, signature: Signature, outcome: Outcome, terms: Terms, now_ns: int
+) -> Settled:
+    """
+    Return the one change of state that this outcome calls for.
+
+    Args:
+        claim: What it ran under; the move shows it.
+        signature: The message that ran.
+        outcome: What it came to.
+        terms: See `Terms`.
+        now_ns: Unix nanoseconds that retries count from.
+
+    A success that cannot be carried on (a callback or result too large, a
+    callback to a queue that is not allowed) is a failure that says so.
+    """
+    if isinstance(outcome, RetryOutcome):
+        return _again(claim, signature, outcome, terms, now_ns)
+    try:
+        state, head = _final(signature, outcome, terms)
+        messages = to_messages(follow_ups(signature, outcome), terms, now_ns)
+        member = _member(signature, terms)
+    except MachineError as error:
+        outcome = Failed(str(error))
+        state, head = _final(signature, outcome, terms)
+        messages, member = [], None
+    move = Finish(claim=claim, follow_ups=messages, member=member)
+    if terms.keeps_states and signature.uuid:
+        move.state_key, move.state = signature.uuid, head
+    return Settled(move, state, outcome)
+
+
+def _final(signature: Signature, outcome: Outcome, terms: Terms) -> tuple[TaskState, bytes]:
+    if isinstance(outcome, Succeeded):
+        state = TaskState(
+            task_uuid=signature.uuid,
+            state=State.SUCCESS,
+            task_name=signature.name,
+            results=outcome.results,
+        )
+    else:
+        state = TaskState(
+            task_uuid=signature.uuid,
+            state=State.FAILURE,
+            task_name=signature.name,
+            error=outcome.error,
+        )
+    head = wire.encode_state_head(state)
+    if len(head) > terms.max_result_bytes:
+        raise SignatureError(
+            f"The result of task '{signature.name}' is too large: {len(head)} bytes, at most "
+            f"{terms.max_result_bytes} (max_result_bytes). Store it elsewhere and return its place."
+        )
+    return state, head
+
+
+def _again(
+    claim: Claim, signature: Signature, outcome: RetryOutcome, terms: Terms, now_ns: int
+) -> Settled:
+    again = retried(signature, outcome, now_ns)
+    # A wrong list would take it away from the worker that knows it: back to where it came from.
+    again.routing_key = again.routing_key or claim.queue
+    state = TaskState(
+        task_uuid=signature.uuid,
+        state=State.RETRY,
+        task_name=signature.name,
+        error=outcome.error,
+    )
+    due_ns = again.eta_ns if again.eta_ns is not None and again.eta_ns > now_ns else 0
+    kept = terms.keeps_states and signature.uuid != ""
+    move = Retry(
+        claim=claim,
+        state_key=signature.uuid if kept else "",
+        state=wire.encode_state_head(state) if kept else b"",
+        payload=wire.encode_signature(again),
+        queue=again.routing_key,
+        due_ns=due_ns,
+    )
+    return Settled(move, state, outcome)
+
+
+def _member(signature: Signature, terms: Terms) -> Member | None:
+    callback = signature.chord_callback
+    if callback is None or not signature.group_uuid or signature.group_task_count < 1:
+        return None
+    home = callback.routing_key or terms.default_queue
+    return Member(
+        home,
+        signature.group_uuid,
+        signature.uuid,
+        signature.group_task_count,
+        wire.encode_signature(callback),
+    )
+
+
+def to_messages(signatures: Sequence[Signature], terms: Terms, now_ns: int) -> list[Message]:
+    """
+    Return signatures of our own making as messages with their PENDING states.
+
+    Raises:
+        SignatureError: One is too large, or names a queue that is not allowed.
+    """
+    return [_message(signature, terms, now_ns) for signature in signatures]
+
+
+def _message(signature: Signature, terms: Terms, now_ns: int) -> Message:
+    signature.routing_key = signature.routing_key or terms.default_queue
+    queue = signature.routing_key
+    if terms.allowed_queues and queue not in terms.allowed_queues:
+        raise SignatureError(
+            f"Callback '{signature.name}' names queue '{queue}', which is not among allowed_queues: "
+            f"{', '.join(sorted(terms.allowed_queues))}."
+        )
+    payload = wire.encode_signature(signature)
+    if len(payload) > terms.max_message_bytes:
+        raise SignatureError(
+            f"Callback '{signature.name}' is too large: {len(payload)} bytes, at most "
+            f"{terms.max_message_bytes} (max_message_bytes)."
+        )
+    pending = b""
+    if terms.keeps_states:
+        pending = wire.encode_state(
+            TaskState(
+                task_uuid=signature.uuid,
+                task_name=signature.name,
+                state=State.PENDING,
+                created_at=wire.now_text(now_ns),
+            )
+        )
+    eta_ns = signature.eta_ns
+    due_ns = eta_ns if eta_ns is not None and eta_ns > now_ns else 0
+    return Message(signature.uuid, queue, payload, pending, due_ns)
+
+
+def buried(claim: Claim, reason: str, now_ns: int) -> Finish:
+    """Return the move that ends a claim as a dead letter, named after the claim."""
+    envelope = wire.encode_letter(
+        reason=reason,
+        payload=claim.payload,
+        crash_count=claim.crash_count,
+        worker_id=claim.worker_id,
+        buried_ms=now_ns // 1_000_000,
+    )
+    return Finish(claim=claim, letter=(claim.id, envelope))

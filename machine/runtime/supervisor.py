@@ -1,0 +1,234 @@
+"""
+The worker as a service: starts children, keeps their leases, buries the dead.
+
+It runs no task and imports none, so nothing of yours can stall its heartbeat.
+A child that dies is noticed at once and its tasks go back; a worker elsewhere
+that goes silent is found by its stamp. One thread, a few loops, signals.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from machine.broker.base import Broker, Release
+from machine.errors import BrokerRefused, BrokerUnavailable, MachineError
+from machine.runtime.doorbell import Doorbell
+from machine.runtime.loop import Loop, Loops
+from machine.runtime.reaper import Reaper
+
+_log = logging.getLogger("machine.worker")
+
+#: Exit status of a child that cannot work whatever happens: a broken tasks module, bad settings.
+CANNOT_START = 78
+#: A child that lived shorter than this is started again with a growing pause, seconds.
+_SHORT_LIFE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+#: Seconds between two looks at whether children still live, where no signal tells.
+_LOOK_S = 0.5
+
+
+@dataclass(slots=True)
+class Process:
+    """A child process: its pid, the pipe it reports on, and the worker ids it has had."""
+
+    pid: int
+    reports: int
+    started_s: float
+    worker_ids: list[str]
+    unread: bytes = b""
+
+
+class Supervisor:
+    """
+    Runs ``processes`` children until told to stop.
+
+    Args:
+        broker: The supervisor's own, made with ``worker=True``.
+        queues: What the children consume.
+        own_id: The worker id it registers: heir of what must not run again.
+        spawn: Forks a child that writes its worker ids, a line each, to the given
+            descriptor, and returns the child's pid.
+        reaper: Also asked when a child dies.
+        loops: The other duties (heartbeat, promoter, chord sweep).
+        processes: Children to keep running, ≥ 1.
+        shutdown_s: Seconds that running tasks get after the first signal.
+        beat: Called a few times a second while all is well (a health file).
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        queues: Sequence[str],
+        own_id: str,
+        spawn: Callable[[int], int],
+        reaper: Reaper,
+        loops: Sequence[Loop],
+        *,
+        processes: int,
+        shutdown_s: float,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._broker, self._queues, self._own_id = broker, queues, own_id
+        self._spawn, self._reaper = spawn, reaper
+        self._loops = Loops([*loops, reaper])
+        self._wanted, self._shutdown_s, self._beat = processes, shutdown_s, beat
+        self._processes: dict[int, Process] = {}
+        self._start_at_s = 0.0
+        self._pause_s = 0.0
+        self._signals = 0
+        self._stopped_at_s: float | None = None
+        self._status = 0
+        self._unreaped: list[str] = []
+        self._doorbell = Doorbell(lambda: broker.waker(queues))
+
+    def worker_ids(self) -> list[str]:
+        """Return the worker ids of all children that live."""
+        return [
+            worker_id for process in self._processes.values() for worker_id in process.worker_ids
+        ]
+
+    def run(self, *, handle_signals: bool = True) -> int:
+        """
+        Work until stopped; return the exit status: 0, 1 when cut short, 78 when it cannot start.
+
+        Raises:
+            BrokerRefused: The server answers, and refuses us.
+        """
+        if handle_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+            signal.signal(signal.SIGCHLD, lambda *_: self._doorbell.ring())
+        self._greet()
+        while True:
+            now_s = time.monotonic()
+            self._look_after_children(now_s)
+            if self._stopped_at_s is None:
+                self._fill_up(now_s)
+            elif not self._processes or self._signals > 1:
+                break
+            elif now_s > self._stopped_at_s + self._shutdown_s:
+                _log.warning("tasks still run after %.0f s; they go back", self._shutdown_s)
+                break
+            next_s = self._loops.run_due(now_s)
+            self._beat()
+            self._doorbell.sleep(min(_LOOK_S, next_s - time.monotonic()))
+        return self._end()
+
+    def stop(self) -> None:
+        """Stop gently; a second call stops at once. Safe in a signal handler and another thread."""
+        self._signals += 1
+        if self._stopped_at_s is None:
+            self._stopped_at_s = time.monotonic()
+        self._tell(signal.SIGTERM)
+        self._doorbell.ring()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.stop()
+
+    def _greet(self) -> None:
+        """Register, unless the server is away: then the heartbeat does it later."""
+        try:
+            self._broker.ping()
+            self._broker.register(self._own_id, self._queues)
+        except BrokerUnavailable as error:
+            _log.warning("waiting for Redis: %s", error)
+        except BrokerRefused:
+            raise
+
+    # -- children --------------------------------------------------------------------------
+    def _fill_up(self, now_s: float) -> None:
+        """Start the children that are missing."""
+        while len(self._processes) < self._wanted and now_s >= self._start_at_s:
+            reports, out = os.pipe()
+            os.set_blocking(reports, False)
+            pid = self._spawn(out)
+            os.close(out)
+            self._processes[pid] = Process(pid, reports, now_s, [])
+
+    def _look_after_children(self, now_s: float) -> None:
+        """Read their reports; take what the dead ones held."""
+        for process in list(self._processes.values()):
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+            self._read_reports(process)
+            if pid:
+                del self._processes[pid]
+                os.close(process.reports)
+                self._unreaped += process.worker_ids
+                self._judge(
+                    pid, os.waitstatus_to_exitcode(status), now_s - process.started_s, now_s
+                )
+        # After a gentle end their claims, if any are left, go back uncounted: see _end.
+        while self._unreaped and self._stopped_at_s is None:
+            try:
+                self._reaper.reap_at_once(self._unreaped[0])
+            except BrokerUnavailable:
+                return
+            except MachineError as error:
+                _log.error("cannot take back what a dead child held: %s", error)
+            self._unreaped.pop(0)
+
+    def _judge(self, pid: int, code: int, lived_s: float, now_s: float) -> None:
+        """Decide what a child's end means."""
+        if code == CANNOT_START:
+            self._status = CANNOT_START
+            self.stop()
+        elif self._stopped_at_s is None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            self._pause_s = (
+                min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2))
+                if lived_s < _SHORT_LIFE_S
+                else 0.0
+            )
+            self._start_at_s = now_s + self._pause_s
+            _log.warning("child %d %s; another one starts in %.1f s", pid, how, self._pause_s)
+
+    def _read_reports(self, process: Process) -> None:
+        try:
+            while data := os.read(process.reports, 4096):
+                process.unread += data
+        except BlockingIOError:
+            pass
+        *lines, process.unread = process.unread.split(b"\n")
+        process.worker_ids += [line.decode() for line in lines if line]
+
+    def _tell(self, number: signal.Signals) -> None:
+        for process in list(self._processes.values()):
+            try:
+                os.kill(process.pid, number)
+            except ProcessLookupError:  # it ends just now
+                pass
+
+    # -- the end ---------------------------------------------------------------------------
+    def _end(self) -> int:
+        """Kill what is left, give its tasks back uncounted, leave the roster."""
+        cut_short = self._signals > 1
+        left = self._unreaped + self.worker_ids()
+        self._tell(signal.SIGKILL)
+        for process in self._processes.values():
+            os.waitpid(process.pid, 0)
+            self._read_reports(process)
+            left += [w for w in process.worker_ids if w not in left]
+            os.close(process.reports)
+        self._processes.clear()
+        try:
+            for worker_id in left:
+                self._release(worker_id)
+            self._broker.unregister(self._own_id, self._queues)
+        except MachineError as error:
+            _log.warning("left without a goodbye: %s; leases will run out", error)
+        _log.info("worker quit %s", "abruptly" if cut_short else "gracefully")
+        return self._status or (1 if cut_short else 0)
+
+    def _release(self, worker_id: str) -> None:
+        for queue in self._queues:
+            held = self._broker.held(queue, worker_id)
+            if held:
+                _log.warning("%d tasks go back to '%s'", len(held), queue)
+                self._broker.exchange(worker_id, (), [Release(claim=claim) for claim in held], 0)
+        self._broker.unregister(worker_id, self._queues)

@@ -1,0 +1,198 @@
+"""
+A worker as one object: launch it, and quit it. Machinery's Worker.
+
+Joins a supervisor with its duties and forks its children. Made by `build`,
+which knows how a broker is made from a configuration.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine.backend.base import Backend
+from machine.broker.base import Broker
+from machine.clock import Clock
+from machine.errors import MachineError
+from machine.registry import Registry
+from machine.runtime.child import Child, Ways, new_worker_id
+from machine.runtime.chords import ChordSweep
+from machine.runtime.heartbeat import Heartbeat
+from machine.runtime.loop import Loop
+from machine.runtime.promoter import Promoter
+from machine.runtime.reaper import Reaper
+from machine.runtime.supervisor import CANNOT_START, Supervisor
+
+_log = logging.getLogger("machine.worker")
+_PR_SET_PDEATHSIG = 1
+_SWEEP_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """
+    How a worker gets what it is made of; each is called in the process that uses it.
+
+    Attributes:
+        broker: Makes a worker's broker.
+        backend: Makes a backend.
+        registry: Imports the tasks, and returns them.
+    """
+
+    broker: Callable[[], Broker]
+    backend: Callable[[], Backend]
+    registry: Callable[[], Registry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """
+    What a worker is to be. Times in seconds.
+
+    Attributes:
+        name: For people.
+        processes: Children, ≥ 1.
+        ways: How each child works.
+        lease_s: A silent worker is dead after this.
+        heartbeat_s: Between two renewals.
+        promote_s: Between two looks for delayed tasks that are due.
+        shutdown_s: What running tasks get after the first signal.
+        handle_signals: Whether SIGTERM and SIGINT are ours.
+        health_file: Touched while all is well, or "".
+    """
+
+    name: str
+    processes: int
+    ways: Ways
+    lease_s: float
+    heartbeat_s: float
+    promote_s: float
+    shutdown_s: float
+    handle_signals: bool = True
+    health_file: str = ""
+
+
+class Worker:
+    """A supervisor and its children, not started yet."""
+
+    def __init__(self, parts: Parts, plan: Plan, clock: Clock) -> None:
+        self._parts, self._plan, self._clock = parts, plan, clock
+        self._supervisor: Supervisor | None = None
+
+    def launch(self) -> int:
+        """
+        Work until told to stop; return the exit status.
+
+        The first SIGTERM or SIGINT lets running tasks end, a second one does
+        not. 0 = all ended, 1 = cut short, 78 = could not start.
+        """
+        plan = self._plan
+        own_id = new_worker_id()
+        broker, backend = self._parts.broker(), self._parts.backend()
+        queues, terms = plan.ways.queues, plan.ways.terms
+        reaper = Reaper(
+            *(broker, backend, terms, self._clock, queues, own_id),
+            lease_s=plan.lease_s,
+            heartbeat_s=plan.heartbeat_s,
+        )
+        heartbeat = Heartbeat(broker, queues, lambda: self._children(), plan.heartbeat_s, own_id)
+        loops: list[Loop] = [
+            heartbeat,
+            Promoter(broker, plan.promote_s),
+            ChordSweep(broker, backend, terms, self._clock, queues, _SWEEP_S),
+        ]
+        self._supervisor = Supervisor(
+            *(broker, queues, own_id, self._spawn, reaper, loops),
+            processes=plan.processes,
+            shutdown_s=plan.shutdown_s,
+            beat=self._beat,
+        )
+        _log.info(
+            "worker %s: %d processes x %d tasks on %s",
+            *(plan.name, plan.processes, plan.ways.slots, ", ".join(map(repr, queues))),
+        )
+        in_main = threading.current_thread() is threading.main_thread()
+        try:
+            return self._supervisor.run(handle_signals=plan.handle_signals and in_main)
+        finally:
+            broker.close()
+            backend.close()
+
+    def quit(self) -> None:
+        """Stop gently, from another thread; a second call stops at once."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+
+    def _children(self) -> list[str]:
+        return self._supervisor.worker_ids() if self._supervisor is not None else []
+
+    def _beat(self) -> None:
+        if self._plan.health_file:
+            Path(self._plan.health_file).touch()
+
+    def _spawn(self, reports: int) -> int:
+        """Fork a child. The supervisor has one thread and no open links, so a fork is safe."""
+        parent = os.getpid()
+        gc.freeze()  # what the children share stays shared
+        pid = os.fork()
+        if pid == 0:
+            status = CANNOT_START
+            try:
+                _die_with(parent)
+                status = self._be_child(reports)
+            except MachineError as error:
+                _log.error("cannot start: %s", error)
+            except BaseException:
+                _log.exception("cannot start")
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                # Not sys.exit: threads of tasks that never end must not keep the process.
+                os._exit(status)
+        return pid
+
+    def _be_child(self, reports: int) -> int:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        registry = self._parts.registry()
+        child = Child(
+            *(self._parts.broker(), self._parts.backend(), registry, self._plan.ways, self._clock),
+            on_incarnation=lambda worker_id: _report(reports, worker_id),
+        )
+        signal.signal(signal.SIGTERM, lambda *_: child.stop())
+        child.run()
+        return 0
+
+
+def _report(reports: int, worker_id: str) -> None:
+    try:
+        os.write(reports, f"{worker_id}\n".encode())
+    except BrokenPipeError:
+        os._exit(1)  # nobody renews our leases any more
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill us when the supervisor dies: nobody would renew our lease then."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:  # pragma: no cover - where there is no prctl
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

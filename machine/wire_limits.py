@@ -1,0 +1,94 @@
+"""
+How much a signature may ask for.
+
+One list of bounds for both directions: what we refuse to receive we refuse to
+send. Nothing here knows JSON or bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from machine.keys import is_queue_name, is_result_id
+from machine.signature import ATTEMPT_HEADER, ON_CRASH_HEADER, Signature
+from machine.wire_text import shown
+
+#: Bytes of a message.
+MOST_BYTES: Final = 1 << 20
+#: Signatures in one message: itself and all callbacks below it.
+MOST_NODES: Final = 1000
+#: Callbacks of callbacks; a chain of n tasks nests n - 1 deep.
+MOST_NESTED: Final = 64
+#: Retries a message may ask for.
+MOST_RETRIES: Final = 100
+
+#: Seconds of the last retry delay: the Fibonacci number past a year.
+_LONGEST_RETRY_S: Final = 39_088_169
+_MOST_MEMBERS: Final = 1_000_000
+_MOST_HEADERS: Final = 64
+_LONGEST_HEADER: Final = 1024
+_LONGEST_NAME: Final = 256
+_LONGEST_QUEUE: Final = 128
+_INT_MIN: Final = -(1 << 63)
+_ID: Final = "an id: 1 to 128 characters A-Z a-z 0-9 _ . : { } - that are no other key's name"
+_QUEUE: Final = "a queue: up to 128 characters A-Z a-z 0-9 _ . : - that are no other key's name"
+
+
+def trouble(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
+    """
+    Return "" for a signature within bounds, else ``<field> is <value>; expected …``.
+
+    Callbacks are not looked into. Empty ids are fine: whoever sends fills them.
+
+    Args:
+        sig: Each field is of its type already.
+        delayed_key: Name of the set of delayed tasks, which no id and no queue may have.
+        sending: Leave room for what a retry adds to a message that was received.
+    """
+    bad = name_trouble(sig.name, sig.routing_key, sig.uuid, delayed_key)
+    if bad:
+        return bad
+    if sig.group_uuid and not is_result_id(sig.group_uuid, delayed_key=delayed_key):
+        return f"GroupUUID is {shown(sig.group_uuid)}; expected {_ID}"
+    for field, value, least, most in (
+        ("GroupTaskCount", sig.group_task_count, 0, _MOST_MEMBERS),
+        ("Priority", sig.priority, 0, 255),
+        ("RetryCount", sig.retry_count, _INT_MIN, MOST_RETRIES),
+        ("RetryTimeout", sig.retry_timeout, _INT_MIN, _LONGEST_RETRY_S << sending),
+    ):
+        if not least <= value <= most:
+            # Go takes a negative retry for none; no need to teach anyone to send it.
+            return f"{field} is {shown(value)}; expected {max(least, 0)} to {most}"
+    return _header_trouble(sig.headers) if sig.headers else ""
+
+
+def name_trouble(name: str, routing_key: str, uuid: str, delayed_key: str) -> str:
+    """Do the part of `trouble` that a signature without any options needs."""
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        return f"Name is {shown(name)}; expected 1 to {_LONGEST_NAME} printable characters"
+    if len(routing_key) > _LONGEST_QUEUE or not _is_queue(routing_key, delayed_key):
+        return f"RoutingKey is {shown(routing_key)}; expected {_QUEUE}"
+    if uuid and not is_result_id(uuid, delayed_key=delayed_key):
+        return f"UUID is {shown(uuid)}; expected {_ID}"
+    return ""
+
+
+# A program meets few queues, and only names of bounded length come here.
+@lru_cache(maxsize=256)
+def _is_queue(name: str, delayed_key: str) -> bool:
+    return is_queue_name(name, delayed_key=delayed_key)
+
+
+def _header_trouble(headers: Mapping[str, Any]) -> str:
+    # Ours do not count: what came with as many as it may have can still be retried.
+    if len(headers) - (ATTEMPT_HEADER in headers) - (ON_CRASH_HEADER in headers) > _MOST_HEADERS:
+        return f"Headers has {len(headers)} entries; expected {_MOST_HEADERS} at most"
+    for key, value in headers.items():
+        if len(key) > _LONGEST_HEADER:
+            return f"Headers has a key of {len(key)} characters; expected {_LONGEST_HEADER} at most"
+        if type(value) is str and len(value) > _LONGEST_HEADER:
+            size = f"{len(value)} characters long"
+            return f"Headers[{shown(key)}] is {size}; expected {_LONGEST_HEADER} at most"
+    return ""

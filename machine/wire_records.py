@@ -1,0 +1,237 @@
+"""
+What is kept beside the messages: task states, group metas, dead letters.
+
+`wire` shows these names to everyone else. States and metas are byte for byte
+what Go Machinery writes; the dead letter is ours alone.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import Any, Final, NamedTuple
+
+from machine import gotypes
+from machine.errors import WireError
+from machine.signature import GroupMeta, TaskResult, TaskState
+from machine.wire_text import (
+    EXPECTED,
+    ZERO_TIME,
+    error_text,
+    fold,
+    is_time,
+    parse,
+    quote,
+    to_bytes,
+    unexpected,
+    value_text,
+)
+
+#: Head + b'"CreatedAt":"<text>"' + this is a whole state.
+STATE_TAIL: Final = b',"TTL":0}'
+
+_STATE: Final = ("TaskUUID", "TaskName", "State", "Results", "Error", "CreatedAt", "TTL", "Result")
+_STATE_PLACES: Final = {key.lower(): place for place, key in enumerate(_STATE)}
+_STATE_EMPTY: Final = ("", "", "", None, "", "", 0, None)
+_STATE_TYPES: Final = (str, str, str, list, str, str, int, dict)
+_GROUP: Final = ("GroupUUID", "TaskUUIDs", "ChordTriggered", "Lock", "CreatedAt", "TTL")
+_GROUP_PLACES: Final = {key.lower(): place for place, key in enumerate(_GROUP)}
+_GROUP_EMPTY: Final = ("", (), False, False, "", 0)
+_GROUP_TYPES: Final = (str, list, bool, bool, str, int)
+_LETTER: Final = ("reason", "payload", "payload_base64", "crash_count", "worker_id", "buried_ms")
+_LETTER_TYPES: Final = (str, str, str, int, str, int)
+
+
+class Letter(NamedTuple):
+    """A dead letter's envelope, opened: all of a `broker.base.DeadLetter` but its id."""
+
+    reason: str
+    payload: bytes
+    crash_count: int
+    worker_id: str
+    buried_ms: int
+
+
+def encode_state(state: TaskState) -> bytes:
+    """
+    Return the state's document as Go writes it.
+
+    A creation time Go cannot read would make its callers wait for ever; such a
+    one becomes Go's zero time. The error's text is cut to 8 KiB.
+
+    Raises:
+        SignatureError: A result is not a JSON value.
+    """
+    created_at = state.created_at if is_time(state.created_at) else ZERO_TIME
+    text = f'{_head(state)}"CreatedAt":"{created_at}","TTL":{state.ttl:d}}}'
+    return to_bytes(text, f"the state of {state.task_uuid}")
+
+
+def encode_state_head(state: TaskState) -> bytes:
+    """
+    Return the state's document up to where its creation time begins.
+
+    Scripts put ``"CreatedAt":"<text>"`` of the stored document behind it, and
+    then `STATE_TAIL`. In a document written here ``"CreatedAt":`` stands once:
+    inside a string its quotes are escaped, and as a key of a result one of its
+    letters is.
+
+    Raises:
+        SignatureError: A result is not a JSON value.
+    """
+    return to_bytes(_head(state), f"the state of {state.task_uuid}")
+
+
+def _head(state: TaskState) -> str:
+    results = state.results
+    if results is None:
+        shown = "null"
+    elif len(results) == 1 and type(results[0].value) is int:
+        shown = f'[{{"Type":{quote(results[0].type)},"Value":{results[0].value}}}]'
+    else:
+        items = [f'{{"Type":{quote(kind)},"Value":{value_text(value)}}}' for kind, value in results]
+        shown = f"[{','.join(items)}]".replace('"CreatedAt":', '"Created\\u0041t":')
+    error = quote(error_text(state.error)) if state.error else '""'
+    return (
+        f'{{"TaskUUID":{quote(state.task_uuid)},"TaskName":{quote(state.task_name)},'
+        f'"State":{quote(state.state)},"Results":{shown},"Error":{error},'
+    )
+
+
+def decode_state(raw: bytes) -> TaskState:
+    """
+    Return the state of any era: any case of keys, the single ``Result`` of 2016.
+
+    Fields unknown here are ignored; the creation time stays the text it is.
+
+    Raises:
+        WireError: The bytes are not a state.
+    """
+    values = _fields(parse(raw, "state"), "state", _STATE_PLACES, _STATE_EMPTY, _STATE_TYPES)
+    uuid, name, state, results, error, created_at, ttl, single = values
+    if not state:
+        raise WireError('state field State is "" or absent; expected one like SUCCESS')
+    if results is None and single is not None:
+        results = [single]
+    return TaskState(
+        task_uuid=uuid,
+        state=state,
+        task_name=name,
+        results=None if results is None else [_result(item) for item in results],
+        error=error,
+        created_at=created_at,
+        ttl=ttl,
+    )
+
+
+def _result(found: Any) -> TaskResult:
+    if type(found) is not dict:
+        raise unexpected("state field Results", found, "an array of objects")
+    if list(found) == ["Type", "Value"]:
+        go_type, value = found.values()
+    else:
+        (go_type, value), _ = fold(found, {"type": 0, "value": 1}, ("", None), "Results.")
+    if type(go_type) is not str:
+        raise unexpected("state field Results.Type", go_type, "a string")
+    return TaskResult(go_type, value)
+
+
+def state_results(state: TaskState) -> list[Any]:
+    """
+    Return a state's results as Python values, in order; [] where it has none.
+
+    Dicts and mixed lists, which Go callers cannot read, are returned as they are.
+
+    Raises:
+        WireError: A result does not fit its type, or the type is unknown; Go's text.
+    """
+    return [
+        value if kind in (gotypes.MAP, gotypes.MIXED) else gotypes.decode(kind, value)
+        for kind, value in state.results or ()
+    ]
+
+
+def encode_group(meta: GroupMeta) -> bytes:
+    """Return the group's document as Go writes it; an unreadable time becomes the zero time."""
+    created_at = meta.created_at if is_time(meta.created_at) else ZERO_TIME
+    text = (
+        f'{{"GroupUUID":{quote(meta.group_uuid)},'
+        f'"TaskUUIDs":[{",".join(map(quote, meta.task_uuids))}],'
+        f'"ChordTriggered":{"true" if meta.chord_triggered else "false"},'
+        f'"Lock":{"true" if meta.lock else "false"},'
+        f'"CreatedAt":"{created_at}","TTL":{meta.ttl:d}}}'
+    )
+    return to_bytes(text, f"the meta of {meta.group_uuid}")
+
+
+def decode_group(raw: bytes) -> GroupMeta:
+    """
+    Return a group's meta; keys in any case, unknown ones ignored.
+
+    Raises:
+        WireError: The bytes are not a group's meta.
+    """
+    values = _fields(parse(raw, "group"), "group", _GROUP_PLACES, _GROUP_EMPTY, _GROUP_TYPES)
+    uuid, members, triggered, lock, created_at, ttl = values
+    for member in members:
+        if type(member) is not str:
+            raise unexpected("group field TaskUUIDs", member, "an array of strings")
+    return GroupMeta(
+        group_uuid=uuid,
+        task_uuids=list(members),
+        chord_triggered=triggered,
+        lock=lock,
+        created_at=created_at,
+        ttl=ttl,
+    )
+
+
+def encode_letter(
+    *, reason: str, payload: bytes, crash_count: int, worker_id: str, buried_ms: int
+) -> bytes:
+    """
+    Return the envelope of a dead letter: one JSON object that gives the payload back exactly.
+
+    The payload is a string in it where it is UTF-8, and base64 where it is not.
+    ``buried_ms`` is Unix milliseconds; ``reason`` is cut to 8 KiB.
+    """
+    try:
+        shown = f'"payload":{quote(payload.decode())}'
+    except UnicodeDecodeError:
+        shown = f'"payload_base64":"{b64encode(payload).decode("ascii")}"'
+    text = (
+        f'{{"reason":{quote(error_text(reason))},"crash_count":{crash_count:d},'
+        f'"worker_id":{quote(worker_id)},"buried_ms":{buried_ms:d},{shown}}}'
+    )
+    return to_bytes(text, "a dead letter")
+
+
+def decode_letter(raw: bytes) -> Letter:
+    """
+    Open a dead letter's envelope.
+
+    Raises:
+        WireError: The bytes are not such an envelope.
+    """
+    places = {key: place for place, key in enumerate(_LETTER)}
+    empty = ("", None, None, 0, "", 0)
+    values = _fields(parse(raw, "dead letter"), "dead letter", places, empty, _LETTER_TYPES)
+    reason, text, encoded, crash_count, worker_id, buried_ms = values
+    try:
+        payload = b64decode(encoded, validate=True) if encoded is not None else text.encode()
+    except (AttributeError, ValueError):
+        raise WireError("dead letter has no readable payload; expected text or base64") from None
+    return Letter(reason, payload, crash_count, worker_id, buried_ms)
+
+
+def _fields(
+    found: Any, what: str, places: dict[str, int], empty: tuple[Any, ...], types: tuple[type, ...]
+) -> list[Any]:
+    if type(found) is not dict:
+        raise unexpected(what, found, "an object")
+    values, _ = fold(found, places, empty, f"{what} field ")
+    for place, (value, kind) in enumerate(zip(values, types, strict=True)):
+        if type(value) is not kind and value is not empty[place]:
+            field = next(key for key, at in places.items() if at == place)
+            key = next((name for name in found if name.lower() == field), field)
+            raise unexpected(f"{what} field {key}", value, EXPECTED[kind])
+    return values

@@ -1,0 +1,385 @@
+"""
+The shape of the code, as tests.
+
+`LINES` is the import table: a module may import from the lines above its own,
+and freely inside its own room when both stand on one line. A new module must
+be entered here before anything else passes.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Lowest first. "runtime.*" stands for every module of that room.
+LINES = [
+    "errors clock keys logs embedded",
+    "gotypes signature retry redis_url wire_text",
+    "settings outcome parameters wire_records wire_limits",
+    "config_layers wire follow_up",
+    "config",
+    "broker.base backend.base connection",
+    "connection_aio",
+    "result",
+    "workflow",
+    "registry",
+    "outgoing",
+    "backend.interest backend.redis_watch backend.redis_awatch backend.redis",
+    "backend.eager backend.null",
+    "broker.redis_moves broker.redis_waker broker.redis broker.eager_store broker.eager",
+    "server",
+    "runtime.*",
+    "build",
+]
+#: Above the table, in this order. The two services never import each other.
+ROOT_LINE, TASKS_LINE, SERVICE_LINE = len(LINES), len(LINES) + 1, len(LINES) + 2
+
+MAY_IMPORT_REDIS = ("machine.connection", "machine.broker.redis", "machine.backend.redis")
+#: The dependencies, and the type checker's own stubs, which never run.
+THIRD_PARTY = frozenset({"redis", "yaml", "dotenv", "_typeshed"})
+FORBIDDEN_FILES = frozenset({"utils.py", "common.py", "helpers.py", "types.py"})
+FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"})
+FORBIDDEN_CALLS = frozenset({"eval", "exec", "__import__"})
+UNSAFE_YAML = frozenset(
+    {"load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all"}
+)
+MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 60
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def all_modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(
+        p for room in ("machine", "worker", "caller") for p in (ROOT / room).rglob("*.py")
+    ):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = all_modules()
+every_module = pytest.mark.parametrize("module", MODULES)
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def is_package(module: str) -> bool:
+    return module in MODULES and MODULES[module].name == "__init__.py"
+
+
+def room_of(module: str) -> str:
+    return module if is_package(module) else module.rpartition(".")[0]
+
+
+def line_of(module: str) -> int:
+    """Return the line of a module; `LookupError` for one that the table does not know."""
+    top, _, inner = module.partition(".")
+    if top in {"worker", "caller"}:
+        return SERVICE_LINE
+    if not inner:
+        return ROOT_LINE
+    if inner == "tasks":
+        return TASKS_LINE
+    for number, line in enumerate(LINES):
+        for entry in line.split():
+            # A room's own __init__ counts as its lowest module.
+            in_room = entry.endswith(".*") and f"{inner}.".startswith(entry[:-1])
+            is_room = module in MODULES and is_package(module) and entry.startswith(f"{inner}.")
+            if entry == inner or in_room or is_room:
+                return number
+    msg = f"{module} is not in the import table of {__file__}: add it to a line of LINES"
+    raise LookupError(msg)
+
+
+def imports_of(module: str) -> Iterator[tuple[str, int]]:
+    """Yield (full name, line number) of everything imported, also under TYPE_CHECKING."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = room_of(module).split(".")
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}"
+                yield (submodule if submodule in MODULES else base), node.lineno
+
+
+def our_imports_of(module: str) -> list[tuple[str, int]]:
+    return [
+        (name, line)
+        for name, line in imports_of(module)
+        if name.partition(".")[0] in {"machine", "worker", "caller"}
+    ]
+
+
+def may_import(module: str, imported: str) -> bool:
+    mine, theirs = line_of(module), line_of(imported)
+    if mine == SERVICE_LINE and theirs == SERVICE_LINE:
+        return module.partition(".")[0] == imported.partition(".")[0]
+    same_room = room_of(module) == room_of(imported) != "machine"
+    in_runtime = module.startswith("machine.runtime") and imported.startswith("machine.runtime")
+    return theirs < mine or (theirs == mine and (same_room or in_runtime))
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+@every_module
+def test_imports_point_down(module: str) -> None:
+    wrong = [
+        f"{MODULES[module].relative_to(ROOT)}:{line} imports {name}"
+        for name, line in our_imports_of(module)
+        if not may_import(module, name)
+    ]
+
+    assert wrong == []
+
+
+def test_the_table_refuses_a_module_it_does_not_know() -> None:
+    with pytest.raises(LookupError, match=r"^machine\.novelty is not in the import table"):
+        line_of("machine.novelty")
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "allowed"),
+    [
+        ("machine.wire", "machine.signature", True),
+        ("machine.signature", "machine.wire", False),
+        ("machine.errors", "machine.keys", False),
+        ("machine.broker.redis", "machine.broker.eager", True),
+        ("machine.broker.base", "machine.broker.redis", False),
+        ("machine.backend.redis", "machine.broker.redis", False),
+        ("machine.runtime.child", "machine.runtime.pool.thread", True),
+        ("machine.runtime.child", "machine.build", False),
+        ("machine.wire", "machine", False),
+        ("machine.build", "machine", False),
+        ("machine.tasks", "machine", True),
+        ("machine", "machine.tasks", False),
+        ("worker.worker", "machine.build", True),
+        ("worker.worker", "caller.caller", False),
+        ("worker.worker", "worker.other", True),
+    ],
+)
+def test_the_table_says_who_may_import_whom(
+    module: str, imported: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (module, imported):
+        file = ROOT / (
+            "machine/__init__.py" if name == "machine" else f"{name.replace('.', '/')}.py"
+        )
+        monkeypatch.setitem(MODULES, name, file)
+
+    assert may_import(module, imported) is allowed
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {m: sorted({n for n, _ in our_imports_of(m)} & MODULES.keys() - {m}) for m in MODULES}
+    done: set[str] = set()
+
+    def circle_from(module: str, path: tuple[str, ...]) -> tuple[str, ...]:
+        if module in path:
+            return (*path[path.index(module) :], module)
+        if module in done:
+            return ()
+        for imported in graph[module]:
+            if found := circle_from(imported, (*path, module)):
+                return found
+        done.add(module)
+        return ()
+
+    circles = [found for module in graph if (found := circle_from(module, ()))]
+
+    assert circles == []
+
+
+FRESH = """
+import importlib, os, sys, types
+import asyncio, argparse, dotenv, logging, redis, redis.asyncio, redis.sentinel, yaml
+
+def load(name):
+    inside = name.startswith("machine.") and name != "machine.tasks"
+    if inside:
+        # Without its root, which would import everything else first.
+        root = sys.modules["machine"] = types.ModuleType("machine")
+        root.__path__ = ["machine"]
+    importlib.import_module(name)
+
+failed = 0
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            load(name)
+        except BaseException as error:
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_every_module_can_be_the_first_one_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, *MODULES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert done.stdout.splitlines() == []
+
+
+# -- what only some rooms may know -------------------------------------------------------------
+
+
+@every_module
+def test_only_the_adapters_import_redis(module: str) -> None:
+    tops = {name.partition(".")[0] for name, _ in imports_of(module)}
+
+    assert module.startswith(MAY_IMPORT_REDIS) or tops.isdisjoint({"redis", "hiredis"})
+
+
+@every_module
+def test_only_wire_knows_json(module: str) -> None:
+    tops = {name.partition(".")[0] for name, _ in imports_of(module)}
+
+    assert module.startswith("machine.wire") or tops.isdisjoint({"json", "orjson"})
+
+
+@every_module
+def test_nothing_but_the_three_dependencies_is_imported(module: str) -> None:
+    known = THIRD_PARTY | sys.stdlib_module_names | {"machine", "worker", "caller"}
+
+    foreign = [name for name, _ in imports_of(module) if name.partition(".")[0] not in known]
+
+    assert foreign == []
+
+
+@every_module
+def test_nothing_is_unpickled_or_evaluated(module: str) -> None:
+    wrong = [name for name, _ in imports_of(module) if name.partition(".")[0] in FORBIDDEN_MODULES]
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            wrong += [node.func.id] if node.func.id in FORBIDDEN_CALLS else []
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            unsafe = node.value.id == "yaml" and node.attr in UNSAFE_YAML
+            wrong += [f"yaml.{node.attr}"] if unsafe else []
+        if isinstance(node, ast.ImportFrom) and node.module == "yaml":
+            wrong += [f"yaml.{alias.name}" for alias in node.names if alias.name in UNSAFE_YAML]
+
+    assert wrong == []
+
+
+def nodes_run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what runs while a module is imported: everything but the bodies of functions."""
+    yield node
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+        return
+    later = node.body if isinstance(node, Function | ast.Lambda) else []
+    later = later if isinstance(later, list) else [later]
+    for child in ast.iter_child_nodes(node):
+        if child not in later:
+            yield from nodes_run_at_import(child)
+
+
+def reads_environment(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr in {"environ", "environb", "getenv", "getenvb"}
+    return isinstance(node, ast.Name) and node.id in {"environ", "getenv"}
+
+
+@every_module
+def test_the_environment_is_not_read_on_import(module: str) -> None:
+    nodes = nodes_run_at_import(tree_of(module))
+
+    lines = [ast.unparse(node) for node in nodes if reads_environment(node)]
+
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import os\nX = os.environ['X']", True),
+        ("import os\nclass A:\n    x = os.getenv('X')", True),
+        ("import os\ndef f(x=os.environ): ...", True),
+        ("import os\ndef f():\n    return os.environ", False),
+        ("import os\nf = lambda: os.environ", False),
+        ("import os\nif __name__ == '__main__':\n    print(os.environ)", False),
+    ],
+)
+def test_reading_the_environment_is_seen_where_it_runs_on_import(code: str, found: bool) -> None:
+    assert any(map(reads_environment, nodes_run_at_import(ast.parse(code)))) is found
+
+
+# -- size and words ----------------------------------------------------------------------------
+
+
+@every_module
+def test_no_file_is_longer_than_400_lines(module: str) -> None:
+    length = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+
+    assert length <= MOST_FILE_LINES
+
+
+@every_module
+def test_no_function_is_longer_than_60_lines(module: str) -> None:
+    long = [
+        f"{node.name}: {length} lines"
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, Function)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > MOST_FUNCTION_LINES
+    ]
+
+    assert long == []
+
+
+def test_no_file_is_a_drawer_for_everything() -> None:
+    drawers = [str(path) for path in MODULES.values() if path.name in FORBIDDEN_FILES]
+
+    assert drawers == []
+
+
+def undocumented(module: str) -> Iterator[str]:
+    """Yield each public name without a docstring: the module, its classes, functions, methods."""
+    tree = tree_of(module)
+    if not ast.get_docstring(tree):
+        yield module
+    scopes: list[tuple[str, ast.AST]] = [(module, tree)]
+    while scopes:
+        prefix, scope = scopes.pop()
+        for node in ast.iter_child_nodes(scope):
+            if isinstance(node, ast.If):
+                scopes.append((prefix, node))
+            if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if {"overload", "setter"} & {
+                ast.unparse(d).rpartition(".")[2] for d in node.decorator_list
+            }:
+                continue
+            if not ast.get_docstring(node):
+                yield f"{prefix}.{node.name}"
+            if isinstance(node, ast.ClassDef):
+                scopes.append((f"{prefix}.{node.name}", node))
+
+
+@every_module
+def test_every_public_name_has_a_docstring(module: str) -> None:
+    assert list(undocumented(module)) == []

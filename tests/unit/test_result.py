@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from machine.backend.eager import EagerBackend
+from machine.clock import Clock, SystemClock
+from machine.errors import ResultNotFound, ResultTimeout, SignatureError, TaskFailed, WireError
+from machine.result import (
+    AsyncResult,
+    ChainResult,
+    ChordResult,
+    GroupResult,
+    TaskContext,
+    running_task,
+)
+from machine.signature import Signature, State, TaskResult, TaskState
+
+Way = Callable[..., Any]
+
+
+class Counted(EagerBackend):
+    """An `EagerBackend` that counts its reads."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.reads = 0
+
+    def read(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        self.reads += 1
+        return super().read(uuids)
+
+
+@pytest.fixture
+def backend() -> Counted:
+    return Counted(SystemClock())
+
+
+@pytest.fixture(params=["get", "aget"])
+def get(request: pytest.FixtureRequest) -> Way:
+    """Return one of the two ways to wait."""
+    if request.param == "get":
+        return lambda result, timeout=0: result.get(timeout)
+    return lambda result, timeout=0: asyncio.run(result.aget(timeout))
+
+
+@pytest.fixture
+def inside_a_task() -> Iterator[None]:
+    token = running_task.set(TaskContext(Signature(name="parent")))
+    yield
+    running_task.reset(token)
+
+
+def pending(backend: EagerBackend, *uuids: str) -> None:
+    for uuid in uuids:
+        backend.record(TaskState(task_uuid=uuid, state=State.PENDING, task_name="add"))
+
+
+def succeed(backend: EagerBackend, uuid: str, *results: TaskResult | int) -> None:
+    typed = [TaskResult("int64", r) if isinstance(r, int) else r for r in results]
+    backend.record(TaskState(task_uuid=uuid, state=State.SUCCESS, task_name="add", results=typed))
+
+
+def fail(backend: EagerBackend, uuid: str, error: str) -> None:
+    backend.record(TaskState(task_uuid=uuid, state=State.FAILURE, task_name="add", error=error))
+
+
+# -- one task ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("results", "value", "values"),
+    [
+        ([], None, []),
+        ([TaskResult("int64", 2)], 2, [2]),
+        (
+            [TaskResult("string", "foo"), TaskResult("string", "bar")],
+            ("foo", "bar"),
+            ["foo", "bar"],
+        ),
+        ([TaskResult("[]uint8", "aGk=")], b"hi", [b"hi"]),
+        ([TaskResult("[]string", None)], [], [[]]),
+    ],
+)
+def test_get_returns_what_the_task_returned(
+    backend: Counted, get: Way, results: list[TaskResult], value: object, values: list[object]
+) -> None:
+    succeed(backend, "task_1", *results)
+    result: AsyncResult[Any] = AsyncResult("task_1", backend)
+
+    assert get(result) == value
+    assert result.results() == result.touch() == result.values == values
+
+
+def test_a_result_can_be_awaited(backend: Counted) -> None:
+    succeed(backend, "task_1", 2)
+    result: AsyncResult[int] = AsyncResult("task_1", backend)
+
+    async def wait() -> int:
+        return await result
+
+    assert asyncio.run(wait()) == 2
+
+
+def test_a_failure_is_raised_with_the_tasks_own_text(backend: Counted, get: Way) -> None:
+    fail(backend, "task_1", "Test error")
+    result: AsyncResult[Any] = AsyncResult("task_1", backend)
+
+    for way in (lambda: get(result), result.touch, result.results):
+        with pytest.raises(TaskFailed) as caught:
+            way()
+        assert str(caught.value) == "Test error"
+        assert (caught.value.uuid, caught.value.task_name) == ("task_1", "add")
+    assert result.values is None
+
+
+def test_the_time_is_up(backend: Counted, get: Way) -> None:
+    pending(backend, "task_1")
+
+    with pytest.raises(ResultTimeout) as caught:
+        get(AsyncResult("task_1", backend))
+
+    assert str(caught.value) == "Timeout reached"
+
+
+def test_an_id_that_was_never_sent_is_not_waited_for(backend: Counted, get: Way) -> None:
+    result: AsyncResult[Any] = AsyncResult("task_1", backend)
+
+    with pytest.raises(ResultNotFound, match=r"^No state is kept for 'task_1'"):
+        get(result, None)
+    assert (result.state, result.touch(), result.values) == (None, None, None)
+
+
+def test_touch_looks_once_and_returns_nothing_while_unfinished(backend: Counted) -> None:
+    pending(backend, "task_1")
+    result: AsyncResult[Any] = AsyncResult("task_1", backend)
+
+    found = result.touch()
+
+    assert found is None
+    assert backend.reads == 1
+
+
+def test_only_a_final_state_is_remembered(backend: Counted) -> None:
+    result: AsyncResult[int] = AsyncResult("task_1", backend)
+    pending(backend, "task_1")
+    seen = [result.state, result.state]
+    succeed(backend, "task_1", 2)
+    seen += [result.state, result.state]
+    backend.purge_state("task_1")
+
+    assert [state.state for state in seen if state] == ["PENDING", "PENDING", "SUCCESS", "SUCCESS"]
+    assert backend.reads == 3
+    assert result.get() == 2
+
+
+def test_a_result_type_that_is_unknown_is_an_error(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_1", TaskResult("chan int", 1))
+
+    with pytest.raises(WireError, match="^chan int is not one of supported types$"):
+        get(AsyncResult("task_1", backend))
+
+
+def test_a_waiting_thread_is_woken_by_the_end_of_the_task(backend: Counted) -> None:
+    pending(backend, "task_1")
+    found: list[int] = []
+    result: AsyncResult[int] = AsyncResult("task_1", backend)
+    waiting = threading.Thread(target=lambda: found.append(result.get(timeout=10)))
+
+    waiting.start()
+    succeed(backend, "task_1", 2)
+    waiting.join(10)
+
+    assert found == [2]
+
+
+def test_printing_a_result_shows_what_was_seen_and_reads_nothing(backend: Counted) -> None:
+    succeed(backend, "task_1", 2)
+    result: AsyncResult[int] = AsyncResult("task_1", backend)
+
+    before = repr(result)
+    reads = backend.reads
+    result.get()
+
+    assert (before, reads) == ("<AsyncResult task_1: not looked at yet>", 0)
+    assert repr(result) == "<AsyncResult task_1: SUCCESS>"
+    assert result.id == "task_1"
+
+
+# -- inside a task -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("inside_a_task")
+def test_a_running_task_may_not_wait_for_another(backend: Counted) -> None:
+    succeed(backend, "task_1", 2)
+    one: AsyncResult[int] = AsyncResult("task_1", backend)
+    several: GroupResult[int] = GroupResult("group_1", backend, ["task_1"])
+    text = (
+        "Task 'parent' waits for the result of another task: it would hold its worker's slot "
+        "meanwhile, and all slots waiting is a standstill. Use a chain or a chord, or say "
+        "get(allow_in_task=True)."
+    )
+
+    ways: list[Callable[[], object]] = [
+        one.get,
+        lambda: asyncio.run(one.aget()),
+        one.results,
+        several.get,
+        several.as_completed,
+        several.aas_completed,
+        lambda: asyncio.run(several.aget()),
+    ]
+    for way in ways:
+        with pytest.raises(SignatureError) as caught:
+            way()
+        assert str(caught.value) == text
+
+
+@pytest.mark.usefixtures("inside_a_task")
+def test_a_running_task_may_wait_when_it_says_so(backend: Counted) -> None:
+    succeed(backend, "task_1", 2)
+    one: AsyncResult[int] = AsyncResult("task_1", backend)
+    several: GroupResult[int] = GroupResult("group_1", backend, ["task_1"])
+
+    assert one.get(allow_in_task=True) == 2
+    assert several.get(allow_in_task=True) == [2]
+    assert one.touch() == [2]
+
+
+# -- groups ------------------------------------------------------------------------------------
+
+
+def test_a_group_gives_its_values_in_order(backend: Counted, get: Way) -> None:
+    for uuid, value in (("task_3", 11), ("task_1", 2), ("task_2", 4)):
+        succeed(backend, uuid, value)
+
+    assert get(GroupResult("group_1", backend, ["task_1", "task_2", "task_3"])) == [2, 4, 11]
+
+
+def test_an_empty_group_gives_nothing_at_once(backend: Counted, get: Way) -> None:
+    assert get(GroupResult("group_1", backend, [])) == []
+
+
+def test_a_group_can_be_awaited(backend: Counted) -> None:
+    succeed(backend, "task_1", 2)
+
+    async def wait() -> list[int]:
+        return await GroupResult("group_1", backend, ["task_1"])
+
+    assert asyncio.run(wait()) == [2]
+
+
+def test_the_first_failure_in_a_group_is_raised_while_others_run(
+    backend: Counted, get: Way
+) -> None:
+    pending(backend, "task_1")
+    fail(backend, "task_2", "oops")
+
+    with pytest.raises(TaskFailed, match="^oops$"):
+        get(GroupResult("group_1", backend, ["task_1", "task_2"]), None)
+
+
+def test_a_member_whose_state_is_gone_is_not_waited_for(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_1", 2)
+
+    with pytest.raises(ResultNotFound, match=r"^No state is kept for 'task_2'"):
+        get(GroupResult("group_1", backend, ["task_1", "task_2"]), None)
+
+
+def test_members_are_given_as_they_end(backend: Counted) -> None:
+    pending(backend, "task_1", "task_2")
+    group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
+    done = group.as_completed(timeout=10)
+
+    fail(backend, "task_2", "oops")
+    first = next(done)
+    succeed(backend, "task_1", 2)
+    second = next(done)
+
+    assert [first.uuid, second.uuid, *done] == ["task_2", "task_1"]
+    assert second.get() == 2
+    assert (first.state, [m.uuid for m in group]) == (group.states()[1], ["task_1", "task_2"])
+
+
+def test_members_are_given_as_they_end_to_asyncio_too(backend: Counted) -> None:
+    succeed(backend, "task_1", 2)
+    succeed(backend, "task_2", 4)
+    group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
+
+    async def wait() -> list[int]:
+        return sorted([await result async for result in group.aas_completed(timeout=10)])
+
+    assert asyncio.run(wait()) == [2, 4]
+
+
+def test_printing_a_group_reads_nothing(backend: Counted) -> None:
+    group: GroupResult[int] = GroupResult("group_1", backend, [f"task_{i}" for i in range(4)])
+
+    text = repr(group)
+
+    assert text.startswith("<GroupResult group_1: 4 members: <AsyncResult task_0: not looked at")
+    assert text.endswith(", …>")
+    assert (len(group), group.id, backend.reads) == (4, "group_1", 0)
+
+
+# -- chains and chords -------------------------------------------------------------------------
+
+
+def chain_of(backend: EagerBackend) -> ChainResult[int]:
+    return ChainResult("task_3", backend, ["task_1", "task_2"])
+
+
+def chord_of(backend: EagerBackend) -> ChordResult[int]:
+    group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
+    return ChordResult("chord_1", backend, group)
+
+
+def test_a_chain_gives_its_last_value(backend: Counted, get: Way) -> None:
+    for uuid, value in (("task_1", 2), ("task_2", 12), ("task_3", 48)):
+        succeed(backend, uuid, value)
+    result = chain_of(backend)
+
+    assert get(result) == 48
+    assert result.touch() == [48]
+    assert [member.get() for member in result.members] == [2, 12, 48]
+    assert repr(result) == "<ChainResult task_3: SUCCESS>"
+
+
+def test_a_chain_waits_for_members_that_are_not_sent_yet(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_1", 2)
+    result = chain_of(backend)
+
+    with pytest.raises(ResultTimeout):
+        get(result)
+    assert result.touch() is None
+
+
+def test_a_chain_fails_with_the_error_of_the_member_that_failed(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_1", 2)
+    fail(backend, "task_2", "oops")
+    result = chain_of(backend)
+
+    for way in (lambda: get(result, None), result.touch):
+        with pytest.raises(TaskFailed, match="^oops$") as caught:
+            way()
+        assert caught.value.uuid == "task_2"
+
+
+def test_a_chain_that_ended_needs_only_its_last_state(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_3", 48)
+
+    assert get(chain_of(backend), None) == 48
+
+
+def test_a_chain_of_which_nothing_is_kept_is_not_waited_for(backend: Counted, get: Way) -> None:
+    with pytest.raises(ResultNotFound) as caught:
+        get(chain_of(backend), None)
+
+    assert str(caught.value) == (
+        "No state is kept for 'task_3' or any task before it: nothing was sent under these ids, "
+        "or their results expired."
+    )
+
+
+@pytest.mark.parametrize("end", ["succeed", "fail_member", "fail_last"])
+def test_waiting_for_a_chain_is_ended_by_what_decides_it(
+    backend: Counted, get: Way, end: str
+) -> None:
+    pending(backend, "task_1")
+    found: list[object] = []
+
+    def wait() -> None:
+        try:
+            found.append(get(chain_of(backend), 10))
+        except TaskFailed as error:
+            found.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    if end == "fail_member":
+        fail(backend, "task_1", "oops")
+    else:
+        succeed(backend, "task_1", 2)
+        succeed(backend, "task_2", 12)
+        pending(backend, "task_3")
+        (succeed if end == "succeed" else fail)(backend, "task_3", 48 if end == "succeed" else "48")  # type: ignore[operator]
+    waiting.join(10)
+
+    assert found == [{"succeed": 48, "fail_member": "oops", "fail_last": "48"}[end]]
+
+
+def test_a_chord_gives_its_callbacks_value(backend: Counted, get: Way) -> None:
+    for uuid, value in (("task_1", 2), ("task_2", 10), ("chord_1", 60)):
+        succeed(backend, uuid, value)
+
+    assert get(chord_of(backend)) == 60
+
+
+def test_a_chord_waits_for_a_callback_that_is_not_sent_yet(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_1", 2)
+    succeed(backend, "task_2", 10)
+
+    with pytest.raises(ResultTimeout, match="^Timeout reached$"):
+        get(chord_of(backend))
+
+
+@pytest.mark.parametrize("callback_failed", [False, True])
+def test_a_chord_fails_with_its_members_own_error(
+    backend: Counted, get: Way, callback_failed: bool
+) -> None:
+    succeed(backend, "task_1", 2)
+    fail(backend, "task_2", "oops")
+    if callback_failed:
+        fail(backend, "chord_1", "chord member task_2 failed: oops")
+
+    with pytest.raises(TaskFailed, match="^oops$") as caught:
+        get(chord_of(backend))
+
+    assert caught.value.uuid == "task_2"
+
+
+def test_a_chord_whose_members_are_forgotten_fails_with_its_callbacks_error(
+    backend: Counted, get: Way
+) -> None:
+    fail(backend, "chord_1", "chord member task_2 failed: oops")
+
+    with pytest.raises(TaskFailed, match="^chord member task_2 failed: oops$"):
+        get(chord_of(backend))
+
+
+def test_a_chord_knows_its_group(backend: Counted) -> None:
+    assert [member.uuid for member in chord_of(backend).group] == ["task_1", "task_2"]

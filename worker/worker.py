@@ -1,0 +1,67 @@
+"""The worker's entry point: settings in, a running worker out."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+
+from machine import build, logs
+from machine.config import Config
+from machine.errors import BrokerRefused, ConfigError
+
+#: Exit statuses: wrong usage, wrong settings (as sysexits.h has it), refused by Redis.
+_USAGE, _BAD_SETTINGS, _REFUSED = 2, 78, 77
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line; whatever is not given there comes from the settings."""
+    made = argparse.ArgumentParser(
+        prog="worker.py", description="Take tasks from Redis and run them.", allow_abbrev=False
+    )
+    made.add_argument(
+        *("-c", "--concurrency"), dest="worker_concurrency", metavar="N",
+        help="tasks at once in each process (0: two for each CPU)",
+    )  # fmt: skip
+    made.add_argument(
+        *("-p", "--processes"), dest="worker_processes", metavar="N",
+        help="processes (0: one for each CPU)",
+    )  # fmt: skip
+    made.add_argument(
+        *("-Q", "--queues"),
+        dest="queues",
+        metavar="A,B",
+        help="queues to consume, most urgent first",
+    )
+    made.add_argument(
+        "-n", "--name", dest="worker_name", metavar="NAME", help="a name for the logs"
+    )
+    made.add_argument(
+        *("-l", "--log-level"),
+        dest="log_level",
+        metavar="LEVEL",
+        help="debug, info, warning, error",
+    )
+    made.add_argument("--config", metavar="FILE", help="the settings file (config.yml)")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until it is told to stop; return the exit status."""
+    given = vars(parser().parse_args(arguments))
+    path = given.pop("config")
+    flags = {name: value for name, value in given.items() if value is not None}
+    try:
+        config = Config.load(flags, path=path)
+        logs.set_up(config.log_level, config.log_format, config.worker_name or socket.gethostname())
+        return build.worker(config).launch()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _BAD_SETTINGS
+    except BrokerRefused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

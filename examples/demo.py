@@ -70,10 +70,12 @@ def _show(workers: list[subprocess.Popen[bytes]], environ: dict[str, str]) -> in
     caller = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "caller/caller.py"], cwd=ROOT, env=environ, check=False
     )
+    if caller.returncode:
+        return caller.returncode
     config = Config(broker=environ["BROKER"])
     with build.connect(config) as server:
         survived = _murder(workers, server, config)
-    return caller.returncode or int(not survived)
+    return int(not survived)
 
 
 def _murder(workers: list[subprocess.Popen[bytes]], server: Server, config: Config) -> bool:

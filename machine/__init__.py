@@ -120,10 +120,8 @@ def connect(config: Config | None = None) -> Server:
 def _connect_once() -> Server:
     """Connect for the first task that is sent without a word about where to."""
     with _connecting:
-        if _registry.default_sender is _connect_once:
-            return connect()
-    sender: Any = _registry.default_sender
-    server: Server = sender()
+        sender: Any = _registry.default_sender
+        server: Server = connect() if sender is _connect_once else sender()
     return server
 
 

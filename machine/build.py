@@ -170,6 +170,7 @@ def terms(config: Config) -> Terms:
         max_result_bytes=config.max_result_bytes,
         max_message_bytes=config.max_message_bytes,
         allowed_queues=frozenset(config.allowed_queues),
+        delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
     )
 
 

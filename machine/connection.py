@@ -238,13 +238,14 @@ class Link:
 def forgotten(
     commands: Sequence[Command], answers: Sequence[Any]
 ) -> tuple[list[Command], list[int]]:
-    """Return what to send again, after loading its script, and the places of those answers."""
+    """
+    Return what to send again, after every script, and the places of those answers.
+
+    Every script, so that no server ever knows a claim and not the finish before it: sent again
+    alone, that finish would come after the claim.
+    """
     missed = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-    digests = {commands[i][1] for i in missed}
-    loads: list[Command] = [
-        ("SCRIPT", "LOAD", s.text) for s in _all_scripts() if s.digest in digests
-    ]
-    return loads + [commands[i] for i in missed], missed
+    return (loads() if missed else []) + [commands[i] for i in missed], missed
 
 
 def checked(answers: list[Any], where: str) -> list[Any]:

@@ -286,6 +286,8 @@ def _int_decoder(name: str, low: int, high: int) -> Callable[[Any], int]:
     def decode_int(value: Any) -> int:
         if type(value) is int and low <= value <= high:
             return value
+        if type(value) is float and repr(value) == "-0.0":  # what wire makes of "-0"
+            return 0
         raise WireError(_int_trouble(name, value))
 
     return decode_int

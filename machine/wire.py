@@ -17,6 +17,7 @@ from machine.errors import SignatureError, WireError
 from machine.keys import DELAYED_DEFAULT
 from machine.signature import JSON, Arg, Signature
 from machine.wire_limits import (
+    MOST_ARGS,
     MOST_BYTES,
     MOST_NESTED,
     MOST_NODES,
@@ -41,7 +42,6 @@ from machine.wire_text import (
     ZERO_TIME,
     check_value,
     error_text,
-    float_text,
     fold,
     now_text,
     ns_from_text,
@@ -184,6 +184,8 @@ def _has_no_options(sig: Signature) -> bool:
 
 
 def _args_text(args: Sequence[Arg]) -> str:
+    if len(args) > MOST_ARGS:
+        raise SignatureError(f"{len(args)} arguments; at most {MOST_ARGS} fit, send lists instead")
     items = []
     for kind, value, name in args:
         # The commonest first; value_text would ask again for each.
@@ -191,10 +193,8 @@ def _args_text(args: Sequence[Arg]) -> str:
             text = int.__repr__(value)
         elif type(value) is str:
             text = quote(value)
-        elif type(value) is float:
-            text = float_text(value)
         else:
-            text = value_text(value)
+            text = value_text(value, floats="float" in kind)
         items.append(f'{{"Name":{quote(name)},"Type":{quote(kind)},"Value":{text}}}')
     return f"[{','.join(items)}]"
 
@@ -340,6 +340,8 @@ def _check_types(values: list[Any], at: str) -> None:
 
 
 def _args(found: list[Any], at: str) -> list[Arg]:
+    if len(found) > MOST_ARGS:
+        raise unexpected(f"signature field {at}Args", found, f"{MOST_ARGS} at most")
     args = []
     for item in found:
         if type(item) is not dict:
@@ -347,7 +349,9 @@ def _args(found: list[Any], at: str) -> list[Arg]:
         if list(item) == _ARG_KEYS:
             name, kind, value = item.values()
         else:
-            (name, kind, value), _ = fold(item, _ARG_PLACES, ("", "", None), f"{at}Args.")
+            (name, kind, value), _ = fold(
+                item, _ARG_PLACES, ("", "", None), f"signature field {at}Args."
+            )
         if type(kind) is not str or type(name) is not str:
             name, kind = _arg_texts(name, kind, at)
         if type(value) is float or type(value) is list or type(value) is dict:

@@ -21,6 +21,8 @@ MOST_BYTES: Final = 1 << 20
 MOST_NODES: Final = 1000
 #: Callbacks of callbacks; a chain of n tasks nests n - 1 deep.
 MOST_NESTED: Final = 64
+#: Arguments of one signature; an empty one costs more to read than to send.
+MOST_ARGS: Final = 100_000
 #: Retries a message may ask for.
 MOST_RETRIES: Final = 100
 

@@ -88,13 +88,17 @@ def _head(state: TaskState) -> str:
     elif len(results) == 1 and type(results[0].value) is int:
         shown = f'[{{"Type":{quote(results[0].type)},"Value":{results[0].value}}}]'
     else:
-        items = [f'{{"Type":{quote(kind)},"Value":{value_text(value)}}}' for kind, value in results]
+        items = [_result_text(kind, value) for kind, value in results]
         shown = f"[{','.join(items)}]".replace('"CreatedAt":', '"Created\\u0041t":')
     error = quote(error_text(state.error)) if state.error else '""'
     return (
         f'{{"TaskUUID":{quote(state.task_uuid)},"TaskName":{quote(state.task_name)},'
         f'"State":{quote(state.state)},"Results":{shown},"Error":{error},'
     )
+
+
+def _result_text(go_type: str, value: Any) -> str:
+    return f'{{"Type":{quote(go_type)},"Value":{value_text(value, floats="float" in go_type)}}}'
 
 
 def decode_state(raw: bytes) -> TaskState:
@@ -129,7 +133,9 @@ def _result(found: Any) -> TaskResult:
     if list(found) == ["Type", "Value"]:
         go_type, value = found.values()
     else:
-        (go_type, value), _ = fold(found, {"type": 0, "value": 1}, ("", None), "Results.")
+        (go_type, value), _ = fold(
+            found, {"type": 0, "value": 1}, ("", None), "state field Results."
+        )
     if type(go_type) is not str:
         raise unexpected("state field Results.Type", go_type, "a string")
     return TaskResult(go_type, value)

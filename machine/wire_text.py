@@ -206,9 +206,15 @@ def float_text(value: float) -> str:
     return f"{sign}{whole}{fraction}{'0' * (exponent - len(fraction))}"
 
 
-def value_text(value: Any, depth: int = 1) -> str:
+def value_text(value: Any, depth: int = 1, *, floats: bool = False) -> str:
     """
     Return any JSON value as Go writes it: no spaces, object keys sorted.
+
+    Args:
+        value: As `parse` gives it.
+        depth: How many lists and objects it stands in, itself included.
+        floats: Whether the reader knows that numbers in it are floats. Where he
+            does not, 1.0 keeps its ``.0``, or he would take it for an int.
 
     Raises:
         SignatureError: It is not a JSON value, or is nested deeper than 64 levels.
@@ -219,13 +225,16 @@ def value_text(value: Any, depth: int = 1) -> str:
     if kind is int:
         return int.__repr__(value)
     if kind is float:
-        return float_text(value)
+        text = float_text(value)
+        # "-0" needs no point: parse takes it for a float, and Go for an int where one is due.
+        bare = not floats and text != "-0" and text.lstrip("-").isdigit()
+        return f"{text}.0" if bare else text
     if value is None or kind is bool:
         return "null" if value is None else "true" if value else "false"
     if depth > DEEPEST:
         raise SignatureError(f"a value holds itself or is nested deeper than {DEEPEST} levels")
     if kind is list:
-        return f"[{','.join([value_text(item, depth + 1) for item in value])}]"
+        return f"[{','.join([value_text(item, depth + 1, floats=floats) for item in value])}]"
     if kind is dict and all(type(key) is str for key in value):
         items = [f"{quote(key)}:{value_text(value[key], depth + 1)}" for key in sorted(value)]
         return f"{{{','.join(items)}}}"

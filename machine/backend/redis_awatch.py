@@ -50,6 +50,8 @@ class AsyncWatcher:
                     return
                 # Not asyncio.timeout() around it all: it would cancel whoever iterates.
                 left_s = None if deadline is None else deadline - loop.time()
+                if left_s is not None and self._unanswered(watch):
+                    left_s = max(left_s, self._connections.limits.answer_s)
                 try:
                     await asyncio.wait_for(news.wait(), left_s)
                 except TimeoutError:
@@ -57,6 +59,11 @@ class AsyncWatcher:
                 news.clear()
         finally:
             self._interest.remove(watch)
+
+    def _unanswered(self, watch: Watch) -> bool:
+        """Say whether its keys have not been read once yet: that may always be waited for."""
+        asked = {uuid for chunk in self._asked for uuid in chunk}
+        return self._link is None or not watch.waiting.isdisjoint(asked)
 
     async def _ask(self, uuids: list[str]) -> None:
         """Have these keys read; a reader that is not there yet reads everything anyway."""

@@ -71,7 +71,7 @@ class Watcher:
         """Lead, or wait for the leader to bring something or to step down."""
         with self._condition:
             while self._led and not watch.ready and not watch.is_over:
-                if not self._condition.wait(deadline - time.monotonic()):
+                if not self._condition.wait(self._left_s(deadline)):
                     raise ResultTimeout
             if watch.ready or watch.is_over:
                 return
@@ -87,13 +87,15 @@ class Watcher:
         """Read until this watch has something."""
         pause_s, lost_at = 0.01, None
         while not watch.ready and not watch.is_over:
-            left_s = deadline - time.monotonic()
+            left_s = self._left_s(deadline)
             if left_s <= 0:
                 raise ResultTimeout
             try:
                 self._read(left_s if self._tracks else min(left_s, pause_s))
                 lost_at = None
             except TimeoutError:
+                if deadline <= time.monotonic():
+                    raise ResultTimeout from None
                 if not self._tracks:
                     pause_s = min(_LOOK_AGAIN_S, pause_s * 1.5)
                     self._ask(self._all(), deadline)
@@ -104,6 +106,11 @@ class Watcher:
                 time.sleep(min(pause_s, max(0.0, left_s)))
                 pause_s = next_pause_s(pause_s)
                 self._ask_again()
+
+    def _left_s(self, deadline: float) -> float:
+        """Return the seconds left; a question that was asked may always be answered."""
+        left_s = deadline - time.monotonic()
+        return max(left_s, self._connections.limits.answer_s) if self._asked else left_s
 
     def _read(self, timeout_s: float) -> None:
         """Read what is there: answers go to their watches, changed keys are asked for again."""

@@ -25,7 +25,6 @@ from machine.broker.base import (
     Member,
     Message,
     Move,
-    Park,
     Reaped,
     Release,
     Retry,
@@ -263,7 +262,7 @@ class EagerStore:
             case Release():
                 line.ready.appendleft(line.let_go(claim))
                 self._on_ready(claim.queue)
-            case Park():
+            case _:  # Park
                 payload = line.let_go(claim)
                 digest = digest_of(payload)
                 times = line.parked[digest] = line.parked.get(digest, 0) + 1

@@ -37,7 +37,7 @@ from machine.broker.redis_moves import (
 )
 from machine.broker.redis_waker import RedisWaker
 from machine.connection import Command, Connections, loads, script
-from machine.errors import WireError
+from machine.errors import BrokerRefused, WireError
 
 #: A state that is not final outlives a long queue, whatever the results' own time.
 _PENDING_AT_LEAST_S = 86_400
@@ -176,8 +176,14 @@ class RedisBroker:
     def held(self, queue: str, worker_id: str) -> list[Claim]:
         """Return all claims the server says this worker holds, in fence order."""
         reply = self._execute([("HGETALL", keys.held(queue, worker_id))])[0]
-        pairs = zip(reply[::2], reply[1::2], strict=True)
-        claims = [Claim(field.decode(), worker_id, queue, payload) for field, payload in pairs]
+        if not reply:
+            return []
+        digests = [_digest(payload) for payload in reply[1::2]]
+        counts = self._execute([("HMGET", keys.redelivered(queue), *digests)])[0]
+        claims = [
+            Claim(field.decode(), worker_id, queue, payload, int(count or 0))
+            for field, payload, count in zip(reply[::2], reply[1::2], counts, strict=True)
+        ]
         return sorted(claims, key=lambda claim: claim.fence)
 
     # -- supervisors -----------------------------------------------------------------------
@@ -229,7 +235,7 @@ class RedisBroker:
     def _target(self, message: bytes) -> tuple[str, str]:
         """Return the queue a delayed message names, and why it must be buried instead ("" = not)."""
         try:
-            routing_key = wire.decode_signature(message).routing_key
+            routing_key = wire.decode_signature(message, delayed_key=self._delayed_key).routing_key
         except WireError as error:
             return self._default_queue, str(error)
         return routing_key or self._default_queue, ""
@@ -258,9 +264,12 @@ class RedisBroker:
         names = [keys.chords(shot.home), shot.group_uuid, failed_key, self._delayed_key]
         args = [shot.group_uuid, self._kept_s, self._pending_s, shot.meta, failed]
         message_keys, words = message_words(shot.messages)
-        return bool(
-            self._execute([script("fire_chord").call(names + message_keys, args + words)])[0]
-        )
+        command = script("fire_chord").call(names + message_keys, args + words)
+        code: int = self._execute([command])[0]
+        if code < 0:
+            queues = ", ".join(sorted({message.queue for message in shot.messages}))
+            raise BrokerRefused(f"One of these queues is a key of another kind: {queues}.")
+        return code == 1
 
     # -- people ----------------------------------------------------------------------------
     def pending(self, queue: str, most: int = -1) -> list[bytes]:
@@ -331,4 +340,9 @@ def _letter(message: bytes, reason: str) -> tuple[str, bytes]:
         worker_id="",
         buried_ms=time.time_ns() // 1_000_000,
     )
-    return hashlib.sha1(message, usedforsecurity=False).hexdigest(), envelope
+    return _digest(message), envelope
+
+
+def _digest(message: bytes) -> str:
+    """Return the name under which the scripts count for these bytes."""
+    return hashlib.sha1(message, usedforsecurity=False).hexdigest()

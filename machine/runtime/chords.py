@@ -13,72 +13,90 @@ from collections.abc import Sequence
 
 from machine import wire
 from machine.backend.base import Backend
-from machine.broker.base import Broker, ChordShot
+from machine.broker.base import Broker, ChordShot, Member
 from machine.clock import Clock
-from machine.errors import WireError
+from machine.errors import BrokerRefused, SignatureError, WireError
 from machine.follow_up import chord_callback, follow_ups
 from machine.outcome import Failed
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, to_messages
-from machine.signature import GroupMeta, Signature, State, TaskState
+from machine.signature import Signature, State, TaskState
 
 _log = logging.getLogger("machine.worker")
 #: Chords that one sweep looks at.
 _BATCH = 100
 
 
-def fire(
-    broker: Broker,
-    backend: Backend,
-    terms: Terms,
-    clock: Clock,
-    home: str,
-    group: str,
-    callback: bytes,
-) -> bool:
+def fire(broker: Broker, backend: Backend, terms: Terms, clock: Clock, member: Member) -> bool:
     """
     Fire an armed chord: send its callback with the members' results, or fail it.
 
-    Returns whether it was this call that fired it.
+    Args:
+        broker: The queues.
+        backend: Where the members' states are.
+        terms: How the callback is sent.
+        clock: Our clocks.
+        member: Any member of it: says where the chord is, and its callback.
+
+    Returns:
+        Whether it was this call that fired it.
     """
+    home, group = member.home, member.group_uuid
     try:
-        signature = wire.decode_signature(callback)
+        callback = wire.decode_signature(member.callback, delayed_key=terms.delayed_key)
     except WireError as error:
         _log.error("chord of %s cannot fire: %s", group, error)
         return broker.fire_chord(ChordShot(home, group, [], None, b""))
     meta = backend.read_group(group)
+    triggered = b""
+    ready: Signature | Failed = Failed(f"group {group} has no members any more: its meta expired")
+    if meta is not None:
+        ready = chord_callback(callback, backend.read(meta.task_uuids), meta.task_uuids)
+        meta.chord_triggered = True
+        triggered = wire.encode_group(meta)
     now_ns = clock.now_ns()
-    ready: Signature | Failed
-    if meta is None:
-        ready, triggered = Failed(f"group {group} has no members any more: its meta expired"), b""
-    else:
-        ready = chord_callback(signature, backend.read(meta.task_uuids), meta.task_uuids)
-        triggered = wire.encode_group(_triggered(meta))
-    if isinstance(ready, Failed):
-        messages = to_messages(follow_ups(signature, ready), terms, now_ns)
-        failed = _failure(signature, ready, now_ns) if signature.uuid else None
-        if failed and not terms.keeps_states:
-            backend.record(failed)
-        state = (
-            (failed.task_uuid, wire.encode_state(failed)) if failed and terms.keeps_states else None
-        )
-        return broker.fire_chord(ChordShot(home, group, messages, state, triggered))
-    return broker.fire_chord(
-        ChordShot(home, group, to_messages([ready], terms, now_ns), None, triggered)
-    )
+    if not isinstance(ready, Failed):
+        try:
+            if not terms.keeps_states:
+                backend.record(_state(ready, State.PENDING, "", now_ns))
+            messages = to_messages([ready], terms, now_ns)
+            return broker.fire_chord(ChordShot(home, group, messages, None, triggered))
+        except (SignatureError, BrokerRefused) as error:
+            ready = Failed(f"the callback of {group} cannot be sent: {error}")
+    return _fail(broker, backend, terms, now_ns, callback, ready, (home, group, triggered))
 
 
-def _triggered(meta: GroupMeta) -> GroupMeta:
-    meta.chord_triggered = True
-    return meta
+def _fail(
+    broker: Broker,
+    backend: Backend,
+    terms: Terms,
+    now_ns: int,
+    callback: Signature,
+    failed: Failed,
+    chord: tuple[str, str, bytes],
+) -> bool:
+    """Record that a callback will never run, and send its error callbacks."""
+    home, group, triggered = chord
+    state = _state(callback, State.FAILURE, failed.error, now_ns)
+    record: tuple[str, bytes] | None = None
+    if callback.uuid and terms.keeps_states:
+        record = (callback.uuid, wire.encode_state(state))
+    elif callback.uuid:
+        backend.record(state)
+    try:
+        messages = to_messages(follow_ups(callback, failed), terms, now_ns)
+        return broker.fire_chord(ChordShot(home, group, messages, record, triggered))
+    except (SignatureError, BrokerRefused) as error:
+        _log.error("error callbacks of the chord of %s cannot be sent: %s", group, error)
+        return broker.fire_chord(ChordShot(home, group, [], record, triggered))
 
 
-def _failure(callback: Signature, failed: Failed, now_ns: int) -> TaskState:
+def _state(callback: Signature, state: State, error: str, now_ns: int) -> TaskState:
     return TaskState(
         task_uuid=callback.uuid,
         task_name=callback.name,
-        state=State.FAILURE,
-        error=failed.error,
+        state=state,
+        error=error,
         created_at=wire.now_text(now_ns),
     )
 
@@ -109,5 +127,6 @@ class ChordSweep(Loop):
         ]
         for queue, group, callback in armed:
             if (queue, group) in self._seen:
-                fire(self._broker, self._backend, self._terms, self._clock, queue, group, callback)
+                member = Member(queue, group, "", 0, callback)
+                fire(self._broker, self._backend, self._terms, self._clock, member)
         self._seen = {(queue, group) for queue, group, _ in armed}

@@ -34,12 +34,18 @@ class EagerRunner:
         queues: Callable[[], Sequence[str]],
     ) -> None:
         self._broker, self._backend, self._registry = broker, backend, registry
-        self._terms, self._clock, self._queues = terms, clock, queues
+        self._clock, self._queues = clock, queues
+        self.terms, self.max_message_bytes = terms, terms.max_message_bytes
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """Return every queue there is."""
+        return self._queues()
 
     def run(self) -> None:
         """Run all that is ready, and what follows from it. Tasks that send run theirs at once too."""
         while True:
-            queues = self._queues()
+            queues = self.queues
             self._broker.register(_ME, queues)
             claims = self._broker.exchange(_ME, queues, [], 1).claims
             if not claims:
@@ -47,15 +53,15 @@ class EagerRunner:
             self._run(claims)
 
     def _run(self, claims: list[Claim]) -> None:
-        jobs, moves = intake.sort(claims, self._registry, 1 << 30, self._clock.now_ns())
+        jobs, moves = intake.sort(claims, self._registry, self, self._clock.now_ns())
         # Machinery leaves a task that nobody registered pending; put aside it would run for ever.
         moves = [move if isinstance(move, Finish) else Finish(claim=move.claim) for move in moves]
 
         def done(job: Job, outcome: Outcome) -> None:
-            settled = settle(job.claim, job.signature, outcome, self._terms, self._clock.now_ns())
+            settled = settle(job.claim, job.signature, outcome, self.terms, self._clock.now_ns())
             moves.append(settled.move)
 
-        pool = InlinePool(done)
+        pool = InlinePool(1, done)
         pool.submit(jobs)
         pool.work(float("inf"))
         pool.close()
@@ -65,8 +71,4 @@ class EagerRunner:
         verdicts = self._broker.exchange(_ME, (), moves, 0).verdicts
         for move, verdict in zip(moves, verdicts, strict=True):
             if verdict is Verdict.ARMED and isinstance(move, Finish) and move.member:
-                member = move.member
-                chords.fire(
-                    *(self._broker, self._backend, self._terms, self._clock),
-                    *(member.home, member.group_uuid, member.callback),
-                )
+                chords.fire(self._broker, self._backend, self.terms, self._clock, move.member)

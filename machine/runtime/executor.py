@@ -18,6 +18,8 @@ from machine.registry import Task
 from machine.result import TaskContext, running_task
 from machine.signature import Signature, TaskResult
 
+#: The longest delay a task may ask for, seconds: a year.
+_MOST_DELAY_S = 31_536_000.0
 _log = logging.getLogger("machine.task")
 
 
@@ -88,6 +90,10 @@ def succeeded(value: Any) -> Outcome:
 def ended_by(error: BaseException, signature: Signature) -> Failed | Retry:
     """Return the outcome of an exception: later, again, or failed."""
     if isinstance(error, RetryLater):
+        if not error.delay_s <= _MOST_DELAY_S:  # so that NaN is too much as well
+            return Failed(
+                f"RetryLater({error.delay_s:g}): the delay must be at most {_MOST_DELAY_S:.0f} s"
+            )
         return Retry(max(0.0, error.delay_s), error.message, counted=False)
     text = _text(error)
     if signature.retry_count > 0:

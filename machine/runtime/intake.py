@@ -9,26 +9,47 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Protocol
 
 from machine import wire
 from machine.broker.base import Claim, Finish, Move, Park
 from machine.errors import WireError
 from machine.registry import Registry
 from machine.runtime.pool import Job
-from machine.runtime.settle import buried
+from machine.runtime.settle import Terms, buried
+from machine.signature import Signature
 
 _log = logging.getLogger("machine.worker")
 
 
+class Rules(Protocol):
+    """What intake needs to know; a child's `Ways` are such rules."""
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """Queues whose names no id may have."""
+        ...
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Larger messages are buried."""
+        ...
+
+    @property
+    def terms(self) -> Terms:
+        """How outcomes are settled."""
+        ...
+
+
 def sort(
-    claims: Sequence[Claim], registry: Registry, max_message_bytes: int, now_ns: int
+    claims: Sequence[Claim], registry: Registry, rules: Rules, now_ns: int
 ) -> tuple[list[Job], list[Move]]:
     """Return the jobs among these claims, and the moves that end the others."""
     jobs: list[Job] = []
     moves: list[Move] = []
     for claim in claims:
         try:
-            signature = wire.decode_signature(claim.payload, most_bytes=max_message_bytes)
+            signature = _read(claim, rules)
         except WireError as error:
             _log.error("a message on '%s' is buried: %s", claim.queue, error)
             moves.append(buried(claim, str(error), now_ns))
@@ -42,6 +63,28 @@ def sort(
             _log.warning("task '%s' (%s) is not registered here; put aside for a while", name, uuid)
             moves.append(Park(claim=claim))
     return jobs, moves
+
+
+def _read(claim: Claim, rules: Rules) -> Signature:
+    """
+    Decode a claim's message.
+
+    Raises:
+        WireError: It is not a message, or it would write its state over a queue.
+    """
+    signature = wire.decode_signature(
+        claim.payload, most_bytes=rules.max_message_bytes, delayed_key=rules.terms.delayed_key
+    )
+    # An empty queue has no key, so its name looks free: a state written there ends the queue.
+    todo = [signature]
+    for one in todo:
+        if one.uuid and (one.uuid in (claim.queue, one.routing_key) or one.uuid in rules.queues):
+            message = f"signature field UUID is '{one.uuid}', the name of a queue; give it another"
+            raise WireError(message)
+        if one.on_success or one.on_error or one.chord_callback is not None:
+            todo += [*one.on_success, *one.on_error]
+            todo += [one.chord_callback] if one.chord_callback is not None else []
+    return signature
 
 
 def kept_together(claims: Sequence[Claim], *, idle: bool) -> tuple[int, bool]:

@@ -74,7 +74,7 @@ class Pool(Protocol):
 class InlinePool:
     """Runs one job after the other on the thread that calls `work`; async ones on its own loop."""
 
-    def __init__(self, done: Done) -> None:
+    def __init__(self, _slots: int, done: Done) -> None:
         self._done = done
         self._waiting: deque[Job] = deque()
         self._current: Job | None = None

@@ -56,10 +56,12 @@ class Reaper(Loop):
         self._broker, self._backend, self._terms, self._clock = broker, backend, terms, clock
         self._queues, self._own_id = queues, own_id
         self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
+        self._owed: dict[str, tuple[Claim, bool]] = {}
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def run_once(self, now_s: float) -> None:
         """Look at every queue's roster, and reap the dead."""
+        self._finish_owed()
         present = set()
         for queue in self._queues:
             roster = self._broker.roster(queue)
@@ -94,10 +96,10 @@ class Reaper(Loop):
         """Take all claims of a dead worker, in batches, and fail those that must not run again."""
         while True:
             held = self._broker.held(queue, worker_id)
-            convict = [claim.id for claim in held if not _may_run_again(claim)]
+            convict = [claim.id for claim in held if not may_run_again(claim)]
             reaped = self._broker.reap(queue, worker_id, stamp, self._own_id, convict)
             for claim in reaped.convicted:
-                self._fail(claim, quarantined=claim.id not in convict)
+                self.fail(claim, quarantined=claim.id not in convict)
             if held or reaped.requeued:
                 _log.warning(
                     "worker %s died: %d tasks put back, %d failed",
@@ -108,11 +110,23 @@ class Reaper(Loop):
             ):
                 return
 
-    def take_over(self) -> None:
-        """Fail what we inherited and could not finish before (the server was away)."""
-        for queue in self._queues:
-            for claim in self._broker.held(queue, self._own_id):
-                self._fail(claim, quarantined=_may_run_again(claim))
+    def fail(self, claim: Claim, *, quarantined: bool) -> None:
+        """
+        End a claim, ours or of a child that is gone, as failed.
+
+        Args:
+            claim: What is to end.
+            quarantined: Whether it killed too many workers, and is buried; else its
+                worker died and ``on_crash`` forbids another run.
+        """
+        self._owed[claim.id] = (claim, quarantined)
+        self._fail(claim, quarantined=quarantined)
+        del self._owed[claim.id]
+
+    def _finish_owed(self) -> None:
+        """Fail what could not be failed before, because the server went away."""
+        for claim, quarantined in list(self._owed.values()):
+            self.fail(claim, quarantined=quarantined)
 
     def _fail(self, claim: Claim, *, quarantined: bool) -> None:
         reason = f"quarantined: killed {claim.crash_count or 'its'} workers"
@@ -130,18 +144,14 @@ class Reaper(Loop):
             move = settled.move
             if quarantined:
                 move.letter = buried(claim, reason, now_ns).letter
-            if not self._terms.keeps_states:
-                self._backend.record(settled.state)
+            for state in settled.unkept:
+                self._backend.record(state)
         verdict = self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
         if verdict is Verdict.ARMED and move.member is not None:
-            member = move.member
-            chords.fire(
-                *(self._broker, self._backend, self._terms, self._clock),
-                *(member.home, member.group_uuid, member.callback),
-            )
+            chords.fire(self._broker, self._backend, self._terms, self._clock, move.member)
 
 
-def _may_run_again(claim: Claim) -> bool:
+def may_run_again(claim: Claim) -> bool:
     """Say whether a claim's task may run again after its worker died (``on_crash``)."""
     try:
         return wire.decode_signature(claim.payload).header(ON_CRASH_HEADER) != "fail"

@@ -8,11 +8,11 @@ script that carries the move out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from machine import wire
-from machine.broker.base import Claim, Finish, Member, Message, Retry
-from machine.errors import MachineError, SignatureError
+from machine import keys, wire
+from machine.broker.base import Claim, Finish, Member, Message, Retry, Start
+from machine.errors import MachineError, SignatureError, WireError
 from machine.follow_up import follow_ups, retried
 from machine.outcome import Failed, Outcome, Succeeded
 from machine.outcome import Retry as RetryOutcome
@@ -30,6 +30,7 @@ class Terms:
         max_result_bytes: A larger final state fails the task instead.
         max_message_bytes: A larger callback fails the task instead.
         allowed_queues: Queues that callbacks may name; empty = any valid name.
+        delayed_key: Name of the delayed set, which no id may have.
     """
 
     default_queue: str = "machinery_tasks"
@@ -37,22 +38,31 @@ class Terms:
     max_result_bytes: int = 1_048_576
     max_message_bytes: int = 1_048_576
     allowed_queues: frozenset[str] = frozenset()
+    delayed_key: str = keys.DELAYED_DEFAULT
 
 
 @dataclass(slots=True)
 class Settled:
-    """A move, and the state it stands for (which the move carries where it can)."""
+    """
+    What an outcome calls for.
+
+    Attributes:
+        move: The one change of state.
+        state: What the task's state becomes.
+        unkept: States that the move does not carry, because they live in another
+            store: to be recorded there before the move is made.
+    """
 
     move: Finish | Retry
     state: TaskState
-    outcome: Outcome
+    unkept: list[TaskState] = field(default_factory=list)
 
 
 def settle(
     claim: Claim, signature: Signature, outcome: Outcome, terms: Terms, now_ns: int
 ) -> Settled:
     """
-    Return the one change of state that this outcome calls for.
+    Return the one change of state that this outcome calls for. Never raises.
 
     Args:
         claim: What it ran under; the move shows it.
@@ -61,26 +71,75 @@ def settle(
         terms: See `Terms`.
         now_ns: Unix nanoseconds that retries count from.
 
-    A success that cannot be carried on (a callback or result too large, a
-    callback to a queue that is not allowed) is a failure that says so.
+    What cannot be carried on (a result or callback too large, a callback to a
+    queue that is not allowed, a retry too far away) is a failure that says so.
     """
-    if isinstance(outcome, RetryOutcome):
-        return _again(claim, signature, outcome, terms, now_ns)
     try:
-        state, head = _final(signature, outcome, terms)
-        messages = to_messages(follow_ups(signature, outcome), terms, now_ns)
-        member = _member(signature, terms)
+        if isinstance(outcome, RetryOutcome):
+            return _again(claim, signature, outcome, terms, now_ns)
+        return _ended(claim, signature, outcome, terms, now_ns)
     except MachineError as error:
-        outcome = Failed(str(error))
-        state, head = _final(signature, outcome, terms)
-        messages, member = [], None
-    move = Finish(claim=claim, follow_ups=messages, member=member)
-    if terms.keeps_states and signature.uuid:
+        failed = Failed(str(error))
+    try:
+        return _ended(claim, signature, failed, terms, now_ns)
+    except MachineError:  # its error callbacks cannot be sent either
+        lonely = signature.replace(on_error=[])
+        return _ended(claim, lonely, failed, terms, now_ns)
+
+
+def _ended(
+    claim: Claim, signature: Signature, outcome: Succeeded | Failed, terms: Terms, now_ns: int
+) -> Settled:
+    callbacks = follow_ups(signature, outcome)
+    move, state = _finish(claim, signature, outcome, terms)
+    if callbacks:
+        move.follow_ups = to_messages(callbacks, terms, now_ns)
+    settled = Settled(move, state)
+    if signature.uuid and not terms.keeps_states:
+        settled.unkept = [*(_pending(callback, now_ns) for callback in callbacks), state]
+    return settled
+
+
+def _finish(
+    claim: Claim, signature: Signature, outcome: Succeeded | Failed, terms: Terms
+) -> tuple[Finish, TaskState]:
+    state, head = _final(signature, outcome, terms)
+    move = Finish(claim=claim, member=_member(signature, terms))
+    if signature.uuid and terms.keeps_states:
         move.state_key, move.state = signature.uuid, head
-    return Settled(move, state, outcome)
+    return move, state
 
 
-def _final(signature: Signature, outcome: Outcome, terms: Terms) -> tuple[TaskState, bytes]:
+def refused(move: Finish | Retry, terms: Terms, now_ns: int) -> Finish:
+    """
+    Return what to do instead of a move that was refused for a key that holds something else.
+
+    First its task fails and the message is buried; if that is refused too, the
+    state's own key is the one, and the message is buried alone.
+    """
+    reason = "the key of its state, or the queue of its next task, holds something else"
+    burial = buried(move.claim, reason, now_ns)
+    if isinstance(move, Finish) and move.letter is not None:
+        return burial
+    try:
+        signature = wire.decode_signature(move.claim.payload, delayed_key=terms.delayed_key)
+    except WireError:
+        return burial
+    failed, _ = _finish(move.claim, signature, Failed(reason), terms)
+    return replace(burial, state_key=failed.state_key, state=failed.state, member=failed.member)
+
+
+def started(claim: Claim, signature: Signature, terms: Terms) -> list[Start]:
+    """Return the move that shows a task as running, if its state is kept beside the queue."""
+    if not terms.keeps_states or not signature.uuid:
+        return []
+    state = TaskState(task_uuid=signature.uuid, task_name=signature.name, state=State.STARTED)
+    return [Start(claim=claim, state_key=signature.uuid, state=wire.encode_state_head(state))]
+
+
+def _final(
+    signature: Signature, outcome: Succeeded | Failed, terms: Terms
+) -> tuple[TaskState, bytes]:
     if isinstance(outcome, Succeeded):
         state = TaskState(
             task_uuid=signature.uuid,
@@ -126,7 +185,8 @@ def _again(
         queue=again.routing_key,
         due_ns=due_ns,
     )
-    return Settled(move, state, outcome)
+    unkept = [] if kept or not signature.uuid else [state]
+    return Settled(move, state, unkept)
 
 
 def _member(signature: Signature, terms: Terms) -> Member | None:
@@ -167,19 +227,19 @@ def _message(signature: Signature, terms: Terms, now_ns: int) -> Message:
             f"Callback '{signature.name}' is too large: {len(payload)} bytes, at most "
             f"{terms.max_message_bytes} (max_message_bytes)."
         )
-    pending = b""
-    if terms.keeps_states:
-        pending = wire.encode_state(
-            TaskState(
-                task_uuid=signature.uuid,
-                task_name=signature.name,
-                state=State.PENDING,
-                created_at=wire.now_text(now_ns),
-            )
-        )
+    pending = wire.encode_state(_pending(signature, now_ns)) if terms.keeps_states else b""
     eta_ns = signature.eta_ns
     due_ns = eta_ns if eta_ns is not None and eta_ns > now_ns else 0
     return Message(signature.uuid, queue, payload, pending, due_ns)
+
+
+def _pending(signature: Signature, now_ns: int) -> TaskState:
+    return TaskState(
+        task_uuid=signature.uuid,
+        task_name=signature.name,
+        state=State.PENDING,
+        created_at=wire.now_text(now_ns),
+    )
 
 
 def buried(claim: Claim, reason: str, now_ns: int) -> Finish:

@@ -20,7 +20,7 @@ from machine.broker.base import Broker, Release
 from machine.errors import BrokerRefused, BrokerUnavailable, MachineError
 from machine.runtime.doorbell import Doorbell
 from machine.runtime.loop import Loop, Loops
-from machine.runtime.reaper import Reaper
+from machine.runtime.reaper import Reaper, may_run_again
 
 _log = logging.getLogger("machine.worker")
 
@@ -228,7 +228,11 @@ class Supervisor:
     def _release(self, worker_id: str) -> None:
         for queue in self._queues:
             held = self._broker.held(queue, worker_id)
-            if held:
-                _log.warning("%d tasks go back to '%s'", len(held), queue)
-                self._broker.exchange(worker_id, (), [Release(claim=claim) for claim in held], 0)
+            again = [claim for claim in held if may_run_again(claim)]
+            if again:
+                _log.warning("%d tasks go back to '%s'", len(again), queue)
+                self._broker.exchange(worker_id, (), [Release(claim=claim) for claim in again], 0)
+            for claim in held:
+                if claim not in again:  # at most once means that it has had its once
+                    self._reaper.fail(claim, quarantined=False)
         self._broker.unregister(worker_id, self._queues)

@@ -24,8 +24,9 @@ from machine.broker.base import Broker
 from machine.clock import Clock
 from machine.errors import MachineError
 from machine.registry import Registry
-from machine.runtime.child import Child, Ways, new_worker_id
+from machine.runtime.child import Child, Ways
 from machine.runtime.chords import ChordSweep
+from machine.runtime.courier import new_worker_id
 from machine.runtime.heartbeat import Heartbeat
 from machine.runtime.loop import Loop
 from machine.runtime.promoter import Promoter

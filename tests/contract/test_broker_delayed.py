@@ -88,12 +88,13 @@ def test_what_is_not_a_message_is_buried_with_the_reason(bench: Bench, junk: byt
 
 
 def test_a_message_to_a_key_that_is_a_state_is_buried(bench: Bench) -> None:
-    bench.send("a")
-    payload = plant(bench, "b", -1, queue=bench.uuid("a"))
+    own = f"{bench.queue}.own"  # an id that could be a queue's name
+    bench.broker.enqueue([bench.message("a")._replace(uuid=own)])
+    payload = plant(bench, "b", -1, queue=own)
 
     assert bench.broker.promote(10) == 1
     assert [letter.payload for letter in bench.broker.dead(bench.queue)] == [payload]
-    assert bench.state_of("a") == "PENDING"
+    assert bench.backend.read([own]) == [bench.state(bench.uuid("a"), "PENDING")]
     assert bench.broker.delayed() == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
-from machine.broker.base import Broker, Finish, Message, Park, Retry, Verdict
+from machine.broker.base import Broker, ChordShot, Finish, Member, Message, Park, Retry, Verdict
 from machine.broker.eager import EagerBroker
 from machine.errors import ResultNotFound
 from machine.signature import GroupMeta, TaskState
@@ -133,8 +133,6 @@ def test_fences_never_fall_behind_the_clock(clock) -> None:
 
 
 def test_the_members_of_an_old_group_are_forgotten(clock) -> None:
-    from machine.broker.base import Member
-
     broker = EagerBroker(clock=clock)
     broker.register("w1", ["q"])
     for uuid in ("m1", "m2"):
@@ -173,6 +171,13 @@ def test_in_eager_mode_an_unknown_task_still_waits(clock) -> None:
     assert broker.delayed() == [b"a"]
 
 
+def test_the_queues_that_were_used_are_named(clock) -> None:
+    broker = EagerBroker(clock=clock)
+    broker.enqueue([Message("", "q1", b"a", b""), Message("", "q2", b"b", b"")])
+
+    assert sorted(broker.queues()) == ["q1", "q2"]
+
+
 def test_without_a_backend_no_state_is_kept(clock) -> None:
     broker = EagerBroker(clock=clock)
     broker.register("w1", ["q"])
@@ -183,6 +188,23 @@ def test_without_a_backend_no_state_is_kept(clock) -> None:
 
     assert broker.keeps_states is False
     assert broker.exchange("w1", [], moves, 0).verdicts == [Verdict.DONE, Verdict.DONE]
+
+
+def test_without_a_backend_a_chord_fires_all_the_same(clock) -> None:
+    broker = EagerBroker(clock=clock)
+    broker.register("w1", ["q"])
+    broker.enqueue([Message("", "q", b"a", b"")])
+    (claim,) = broker.exchange("w1", ["q"], [], 1).claims
+    member = Member("q", "group_a", "m1", 1, b"callback")
+    assert broker.exchange("w1", [], [Finish(claim=claim, member=member)], 0).verdicts == [
+        Verdict.ARMED
+    ]
+
+    callback = Message("task_c", "q", b"callback", b"")
+    shot = ChordShot("q", "group_a", [callback], ("task_c", b"{"), b"{}")
+
+    assert broker.fire_chord(shot) is True
+    assert broker.pending("q") == [b"callback"]
 
 
 # -- results switched off ----------------------------------------------------------------------

@@ -24,15 +24,19 @@ Way = Callable[..., Any]
 
 
 class Counted(EagerBackend):
-    """An `EagerBackend` that counts its reads."""
+    """An `EagerBackend` that counts its reads, and lets something happen after the first."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
         self.reads = 0
+        self.after_first_read: Callable[[], None] = lambda: None
 
     def read(self, uuids: Sequence[str]) -> list[TaskState | None]:
         self.reads += 1
-        return super().read(uuids)
+        found = super().read(uuids)
+        if self.reads == 1:
+            self.after_first_read()
+        return found
 
 
 @pytest.fixture
@@ -161,7 +165,7 @@ def test_only_a_final_state_is_remembered(backend: Counted) -> None:
 def test_a_result_type_that_is_unknown_is_an_error(backend: Counted, get: Way) -> None:
     succeed(backend, "task_1", TaskResult("chan int", 1))
 
-    with pytest.raises(WireError, match="^chan int is not one of supported types$"):
+    with pytest.raises(WireError, match=r"^chan int is not one of supported types$"):
         get(AsyncResult("task_1", backend))
 
 
@@ -260,7 +264,7 @@ def test_the_first_failure_in_a_group_is_raised_while_others_run(
     pending(backend, "task_1")
     fail(backend, "task_2", "oops")
 
-    with pytest.raises(TaskFailed, match="^oops$"):
+    with pytest.raises(TaskFailed, match=r"^oops$"):
         get(GroupResult("group_1", backend, ["task_1", "task_2"]), None)
 
 
@@ -345,7 +349,7 @@ def test_a_chain_fails_with_the_error_of_the_member_that_failed(backend: Counted
     result = chain_of(backend)
 
     for way in (lambda: get(result, None), result.touch):
-        with pytest.raises(TaskFailed, match="^oops$") as caught:
+        with pytest.raises(TaskFailed, match=r"^oops$") as caught:
             way()
         assert caught.value.uuid == "task_2"
 
@@ -366,31 +370,44 @@ def test_a_chain_of_which_nothing_is_kept_is_not_waited_for(backend: Counted, ge
     )
 
 
-@pytest.mark.parametrize("end", ["succeed", "fail_member", "fail_last"])
-def test_waiting_for_a_chain_is_ended_by_what_decides_it(
-    backend: Counted, get: Way, end: str
+def test_a_chain_that_ends_while_it_is_waited_for_gives_its_value(
+    backend: Counted, get: Way
 ) -> None:
     pending(backend, "task_1")
-    found: list[object] = []
+    backend.after_first_read = lambda: succeed(backend, "task_3", 48)
 
-    def wait() -> None:
-        try:
-            found.append(get(chain_of(backend), 10))
-        except TaskFailed as error:
-            found.append(str(error))
+    assert get(chain_of(backend), None) == 48
+    assert backend.reads == 1
 
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    if end == "fail_member":
-        fail(backend, "task_1", "oops")
-    else:
-        succeed(backend, "task_1", 2)
-        succeed(backend, "task_2", 12)
-        pending(backend, "task_3")
-        (succeed if end == "succeed" else fail)(backend, "task_3", 48 if end == "succeed" else "48")  # type: ignore[operator]
-    waiting.join(10)
 
-    assert found == [{"succeed": 48, "fail_member": "oops", "fail_last": "48"}[end]]
+@pytest.mark.parametrize(("uuid", "error"), [("task_1", "oops"), ("task_3", "alas")])
+def test_a_chain_that_fails_while_it_is_waited_for_raises_that_error(
+    backend: Counted, get: Way, uuid: str, error: str
+) -> None:
+    pending(backend, "task_1")
+    backend.after_first_read = lambda: fail(backend, uuid, error)
+
+    with pytest.raises(TaskFailed, match=f"^{error}$"):
+        get(chain_of(backend), None)
+
+
+class Forgetful(Counted):
+    """A backend that forgets everything after each read but the first."""
+
+    def read(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        found = super().read(uuids)
+        return found if self.reads == 1 else [None] * len(found)
+
+
+def test_a_chain_whose_states_expire_meanwhile_is_not_found(get: Way) -> None:
+    backend = Forgetful(SystemClock())
+    pending(backend, "task_1")
+    backend.after_first_read = lambda: fail(backend, "task_1", "oops")
+
+    with pytest.raises(ResultNotFound) as caught:
+        get(chain_of(backend), None)
+
+    assert str(caught.value) == "The states of 'task_3' expired while they were read."
 
 
 def test_a_chord_gives_its_callbacks_value(backend: Counted, get: Way) -> None:
@@ -404,7 +421,7 @@ def test_a_chord_waits_for_a_callback_that_is_not_sent_yet(backend: Counted, get
     succeed(backend, "task_1", 2)
     succeed(backend, "task_2", 10)
 
-    with pytest.raises(ResultTimeout, match="^Timeout reached$"):
+    with pytest.raises(ResultTimeout, match=r"^Timeout reached$"):
         get(chord_of(backend))
 
 
@@ -417,7 +434,7 @@ def test_a_chord_fails_with_its_members_own_error(
     if callback_failed:
         fail(backend, "chord_1", "chord member task_2 failed: oops")
 
-    with pytest.raises(TaskFailed, match="^oops$") as caught:
+    with pytest.raises(TaskFailed, match=r"^oops$") as caught:
         get(chord_of(backend))
 
     assert caught.value.uuid == "task_2"
@@ -428,7 +445,7 @@ def test_a_chord_whose_members_are_forgotten_fails_with_its_callbacks_error(
 ) -> None:
     fail(backend, "chord_1", "chord member task_2 failed: oops")
 
-    with pytest.raises(TaskFailed, match="^chord member task_2 failed: oops$"):
+    with pytest.raises(TaskFailed, match=r"^chord member task_2 failed: oops$"):
         get(chord_of(backend))
 
 

@@ -254,8 +254,10 @@ def test_what_is_to_happen_after_each_send_happens(facade: Server, send: Way) ->
         (Signature(name=""), "task '': Name is ''; expected 1 to 256 printable characters"),
         (
             Signature(name="a", args=[Arg("int8", 300)]),
-            "argument 0 of task 'a' is 300, out of range for int8 (-128 to 127); "
-            "name a type that holds it, or send a string",
+            (
+                "argument 0 of task 'a' is 300, out of range for int8 (-128 to 127); "
+                "name a type that holds it, or send a string"
+            ),
         ),
         (
             Signature(name="a", args=[Arg("int64", 1), Arg("int64", True)]),
@@ -275,13 +277,17 @@ def test_what_is_to_happen_after_each_send_happens(facade: Server, send: Way) ->
         ),
         (
             Signature(name="a", uuid=QUEUE),
-            f"Task 'a' has the name of its queue, '{QUEUE}', as its id; leave it empty, or choose "
-            "another.",
+            (
+                f"Task 'a' has the name of its queue, '{QUEUE}', as its id; leave it empty, or "
+                "choose another."
+            ),
         ),
         (
             Signature(name="a", args=[Arg("string", "x" * 2000)]),
-            "Task 'a' makes a message of 2467 bytes; max_message_bytes is 2000. Send where the "
-            "data is, not the data.",
+            (
+                "Task 'a' makes a message of 2467 bytes; max_message_bytes is 2000. Send where the "
+                "data is, not the data."
+            ),
         ),
     ],
 )
@@ -383,7 +389,7 @@ def test_without_a_backend_nothing_is_sent(log: list[object], send: Way) -> None
 class Absent(EagerBroker):
     """A broker whose server is away."""
 
-    def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
+    def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:  # noqa: ARG002
         raise BrokerUnavailable("127.0.0.1:6379 did not answer for 30 s.") from OSError("refused")
 
 
@@ -423,7 +429,7 @@ def test_with_the_null_backend_tasks_are_sent_and_no_result_is_found(send: Way) 
     assert [s.uuid for s in facade.pending_tasks()] == [result.uuid]
     assert result.state is None
     with pytest.raises(
-        ResultNotFound, match=f"^No result for '{result.uuid}': results are switched"
+        ResultNotFound, match=rf"^No result for '{result.uuid}': results are switched"
     ):
         result.get()
 
@@ -537,7 +543,7 @@ def test_on_a_cluster_ids_lie_in_their_queues_slot(log: list[object], backend: M
 # -- looking -----------------------------------------------------------------------------------
 
 
-def test_a_result_can_be_had_from_the_id_alone(facade: Server, backend: Memory) -> None:
+def test_a_result_can_be_had_from_the_id_alone(facade: Server) -> None:
     sent_result = facade.send_task(Signature(name="add"))
     group_result = facade.send_group(Group([Signature(name="add")]))
 
@@ -588,12 +594,12 @@ def test_tasks_are_registered_and_found(facade: Server) -> None:
     assert facade.is_task_registered("add")
     assert not facade.is_task_registered("ad")
     assert facade.get_registered_task("add")(1, 2) == 3
-    with pytest.raises(TaskNotRegistered, match="^Task 'ad' is not registered. Known: add, once."):
+    with pytest.raises(TaskNotRegistered, match=r"^Task 'ad' is not registered. Known: add, once."):
         facade.get_registered_task("ad")
 
 
 def test_registering_several_stores_all_or_none(facade: Server) -> None:
-    with pytest.raises(SignatureError, match="^Task 'bad' is of type int, not a function"):
+    with pytest.raises(SignatureError, match=r"^Task 'bad' is of type int, not a function"):
         facade.register_tasks({"good": add, "bad": 3})  # type: ignore[dict-item]
 
     assert facade.get_registered_task_names() == ["add", "once"]
@@ -609,7 +615,7 @@ def test_registered_tasks_send_themselves_through_the_server(facade: Server, way
         "s": lambda: plus.s(1, 2).send(),
         "chain": lambda: chain(plus.s(1, 2), plus.partial()).send(),
         "group": lambda: plus.map([(1, 2)]).send(),
-        "chord": lambda: (group(plus.s(1, 2)) | plus.partial()).send(),
+        "chord": (group(plus.s(1, 2)) | plus.partial()).send,
     }
 
     built[way]()
@@ -661,7 +667,7 @@ def test_closing_closes_both_stores_and_lets_the_tasks_go(
     assert plus._sender is None
 
 
-def test_messages_are_what_wire_writes(facade: Server, log: list[object]) -> None:
+def test_messages_are_what_wire_writes(facade: Server) -> None:
     facade.send_task(Signature(name="add", uuid="task_1", args=[Arg("int64", 1)]))
 
     [raw] = facade.broker.pending(QUEUE)

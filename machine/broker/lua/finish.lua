@@ -23,14 +23,26 @@ local n = tonumber(ARGV[1])
 local owned = redis.call("HMGET", KEYS[1], unpack(ARGV, 5, 4 + n))
 local before = redis.call("MGET", unpack(KEYS, 6, 5 + n))
 local crashed = redis.call("EXISTS", KEYS[2]) == 1
-local codes, ended = {}, {}
+local codes, ended, seen, blocked = {}, {}, {}, {}
+-- Lua has no rollback: what a follow-up would stumble over is found before anything is written.
+local a, k = 5 + 2 * n, 6 + n
+while ARGV[a] do
+  local kind = ARGV[a]
+  if kind == "F" and type(redis.pcall("LLEN", KEYS[k + 1])) == "table" then
+    blocked[tonumber(ARGV[a + 1])] = true
+  end
+  a = a + (kind == "F" and 5 or kind == "M" and 6 or 4)
+  k = k + (kind == "F" and 2 or kind == "M" and 3 or 0)
+end
 for i = 1, n do
-  local key, head, old, code = KEYS[5 + i], ARGV[4 + n + i], before[i], owned[i] and 1 or 0
-  if head ~= "" then
-    if old and string.sub(old, 1, 12) ~= '{"TaskUUID":' then
-      code = -1
-    elseif not old and redis.call("TYPE", key).ok ~= "none" then
-      code = -1
+  local key, head, old, claim = KEYS[5 + i], ARGV[4 + n + i], before[i], ARGV[4 + i]
+  local code = owned[i] and not seen[claim] and 1 or 0
+  seen[claim] = true
+  if code == 1 and blocked[i] then
+    code = -1
+  elseif head ~= "" then
+    if old and string.sub(old, 1, 12) ~= '{"TaskUUID":' or not old and redis.call("TYPE", key).ok ~= "none" then
+      code = -code
     elseif code == 1 or not old then
       -- Not ours and no state at all: the server lost its data and nobody will run this again.
       local created = old and string.match(old, '"CreatedAt":"[^"]*"') or ARGV[3]
@@ -38,14 +50,14 @@ for i = 1, n do
     end
   end
   if code == 1 then
-    ended[#ended + 1] = ARGV[4 + i]
+    ended[#ended + 1] = claim
     if crashed then
       redis.call("HDEL", KEYS[2], redis.sha1hex(owned[i]))
     end
   end
   codes[i] = code
 end
-local a, k = 5 + 2 * n, 6 + n
+a, k = 5 + 2 * n, 6 + n
 while ARGV[a] do
   local kind, i = ARGV[a], tonumber(ARGV[a + 1])
   local ours = codes[i] > 0

@@ -16,8 +16,13 @@
 -- ARGV[3i+4]  pending  bytes of its state, "" where states are kept elsewhere
 -- ARGV[3i+5]  due      Unix ns, "0" when ready
 --
--- Returns  1 when this call fired it, 0 when it was fired before.
+-- Returns  1 when this call fired it, 0 when it was fired before, -1 when a queue is not a list.
 -- Cost     O(messages).
+for i = 1, (#KEYS - 4) / 2 do
+  if type(redis.pcall("LLEN", KEYS[2 * i + 4])) == "table" then
+    return -1
+  end
+end
 if redis.call("HDEL", KEYS[1], ARGV[1]) == 0 then
   return 0
 end

@@ -17,6 +17,8 @@ for i = 1, #KEYS - 1 do
     code = -1
   elseif redis.call("HEXISTS", KEYS[1], ARGV[2 * i + 1]) == 0 then
     code = 0
+  elseif old and (string.find(old, '"State":"SUCCESS"', 1, true) or string.find(old, '"State":"FAILURE"', 1, true)) then
+    code = 0
   else
     local created = old and string.match(old, '"CreatedAt":"[^"]*"') or ARGV[2]
     redis.call("SET", key, ARGV[2 * i + 2] .. created .. ',"TTL":0}', "EX", ARGV[1])

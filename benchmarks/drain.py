@@ -1,0 +1,184 @@
+"""
+Sending, draining and the round trip: ours beside the same by hand, in one run.
+
+Each round measures ours and the bare loop in turn, so that a machine that
+slows down slows both. Rates are tasks a second, round trips milliseconds,
+CPU is microseconds a task; see README.md for how to read them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import bare
+import redis
+from place import HERE, Place, cpu_s
+
+from machine import tasks
+
+#: What is measured, in this order; `--only` chooses from these.
+KINDS = ("enqueue", "bulk", "drain", "roundtrip")
+_STAGED, _QUEUE, _SAMPLE = "bench.staged", "bench", "bench.sample"
+_CHUNK = 500
+#: Seconds after which a task counts as lost.
+_LOST_S = 60.0
+
+
+@dataclass
+class Samples:
+    """
+    Measured values by name, one for each round.
+
+    Attributes:
+        values: ``"drain.1": [tasks/s, …]``.
+        cpu: ``"drain.1": [µs a task, …]``, of the workers, or of the caller where it sends.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @contextmanager
+    def rate(self, name: str, count: int, pids: Sequence[int] = ()) -> Iterator[None]:
+        """Time the block as ``count`` tasks, with the CPU of these processes, or of this one."""
+        busy_s = cpu_s(pids) if pids else time.process_time()
+        started_s = time.perf_counter()
+        yield
+        self.values[name].append(count / (time.perf_counter() - started_s))
+        busy_s = (cpu_s(pids) if pids else time.process_time()) - busy_s
+        self.cpu[name].append(busy_s / count * 1e6)
+
+
+def measure(place: Place, kinds: Sequence[str], count: int, runs: int) -> Samples:
+    """
+    Measure these kinds ``runs`` times.
+
+    Args:
+        place: Where; its server is emptied again and again.
+        kinds: Of `KINDS`.
+        count: Tasks of one drain; sending and round trips take fewer.
+        runs: Rounds.
+    """
+    samples = Samples()
+    steps: dict[str, Callable[[Samples], None]] = {
+        "enqueue": lambda into: _enqueue(place, max(1, count // 4), into),
+        "bulk": lambda into: _bulk(place, count, into),
+        "drain": _Drain(place, count).run if "drain" in kinds else lambda _: None,
+        "roundtrip": lambda into: _round_trips(place, max(1, count // 40), into),
+    }
+    for _ in range(runs):
+        for kind in kinds:
+            place.raw.flushall()
+            steps[kind](samples)
+    return samples
+
+
+def _enqueue(place: Place, count: int, into: Samples) -> None:
+    message = _message(place)
+    with into.rate("enqueue", count):
+        for i in range(count):
+            tasks.add.send(i, i)
+    bare.push_each(place.raw, _QUEUE, [message])
+    with into.rate("enqueue.bare", count):
+        bare.push_each(place.raw, _QUEUE, [message] * count)
+
+
+def _bulk(place: Place, count: int, into: Samples) -> None:
+    message = _message(place)
+    with into.rate("bulk", count):
+        tasks.add.map([(i, i) for i in range(count)]).send()
+    with into.rate("bulk.bare", count):
+        bare.push_batches(place.raw, _QUEUE, [message] * count)
+
+
+def _message(place: Place) -> bytes:
+    """Send one task, and return its message; links are open then, and scripts known."""
+    tasks.add.s(1, 1).options(queue=_SAMPLE).send()
+    return place.caller.broker.pending(_SAMPLE, 1)[0]
+
+
+class _Drain:
+    """The same tasks again and again, their states set back to PENDING each time."""
+
+    def __init__(self, place: Place, count: int) -> None:
+        self._place, self._count = place, count
+        place.raw.flushall()
+        sent = [tasks.add.send(i, i).uuid for i in range(count)]
+        self._messages = place.caller.broker.pending(place.config.default_queue)
+        self._states = [
+            dict(zip(chunk, place.raw.mget(chunk), strict=True))
+            for chunk in (sent[i : i + _CHUNK] for i in range(0, count, _CHUNK))
+        ]
+
+    def run(self, into: Samples) -> None:
+        """Drain by one process and by two, and by each bare loop."""
+        self._ours(1, into)
+        self._bare("drain.bare", bare.drain_each, into)
+        self._ours(2, into)
+        self._bare("drain.batches", bare.drain_batches, into)
+
+    def _stage(self) -> None:
+        for states in self._states:
+            self._place.raw.mset(states)
+        bare.push_batches(self._place.raw, _STAGED, self._messages)
+
+    def _bare(self, name: str, drain: Callable[[redis.Redis, str], float], into: Samples) -> None:
+        self._stage()
+        with into.rate(name, self._count):
+            drain(self._place.raw, _STAGED)
+        self._check(name)
+
+    def _ours(self, processes: int, into: Samples) -> None:
+        self._stage()
+        raw, name = self._place.raw, f"drain.{processes}"
+        with self._place.worker(processes, _QUEUE) as pids:
+            with into.rate(name, self._count, pids):
+                # All at once into a queue that idle workers wait at.
+                raw.rename(_STAGED, _QUEUE)
+                self._wait()
+            self._check(name)
+
+    def _wait(self) -> None:
+        """Wait until nothing is left; looks rarely at first, so as not to be in the way."""
+        started_s = time.perf_counter()
+        while left := self._place.unfinished(_QUEUE):
+            passed_s = time.perf_counter() - started_s
+            rest_s = passed_s * left / max(1, self._count - left)
+            if passed_s > _LOST_S:
+                sys.exit(f"error: {left} of {self._count} tasks have not ended in {_LOST_S:g} s")
+            time.sleep(min(0.2, max(0.001, rest_s / 2)))
+
+    def _check(self, name: str) -> None:
+        done = 0
+        for states in self._states:
+            done += sum(b'"SUCCESS"' in state for state in self._place.raw.mget(list(states)))
+        if done != self._count:
+            sys.exit(f"error: {name}: {done} of {self._count} tasks succeeded")
+
+
+def _round_trips(place: Place, count: int, into: Samples) -> None:
+    warm_up = max(1, count // 10)
+    with place.worker(1, place.config.default_queue):
+        times = [_round_trip(i) for i in range(warm_up + count)]
+        _quantiles("roundtrip", times[warm_up:], into)
+        message = _message(place)
+    with place.process([sys.executable, str(HERE / "bare.py")], 1):
+        times = [bare.ask(place.raw, message) for _ in range(warm_up + count)]
+        _quantiles("roundtrip.bare", times[warm_up:], into)
+
+
+def _round_trip(number: int) -> float:
+    started_s = time.perf_counter()
+    tasks.add.send(number, number).get(timeout=_LOST_S)
+    return time.perf_counter() - started_s
+
+
+def _quantiles(name: str, times_s: Sequence[float], into: Samples) -> None:
+    ordered = sorted(times_s)
+    for percent in (50, 99):
+        at = min(len(ordered) - 1, len(ordered) * percent // 100)
+        into.values[f"{name}.p{percent}"].append(ordered[at] * 1000)

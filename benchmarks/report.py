@@ -1,0 +1,115 @@
+"""
+Samples -> a table, a line for each goal, or JSON. Pure: medians, ratios, text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from drain import Samples
+
+#: Name of a value -> what people call it. Its unit: ms where it is a round trip, else tasks/s.
+_NAMES = {
+    "enqueue": "enqueue one by one",
+    "bulk": "enqueue bulk (group)",
+    "drain.1": "drain, 1 process",
+    "drain.2": "drain, 2 processes",
+    "drain.batches": "bare loop, a script for 100",
+    "roundtrip.p50": "round trip p50",
+    "roundtrip.p99": "round trip p99",
+}
+#: What each is compared with.
+_BARE = {
+    "enqueue": "enqueue.bare",
+    "bulk": "bulk.bare",
+    "drain.1": "drain.bare",
+    "drain.2": "drain.bare",
+    "drain.batches": "drain.bare",
+    "roundtrip.p50": "roundtrip.bare.p50",
+    "roundtrip.p99": "roundtrip.bare.p99",
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """
+    What a value is to reach.
+
+    Attributes:
+        place: "all CPUs" or "1 CPU".
+        name: Of the value.
+        bound: At least so many tasks/s, or at most so many ms; with ``against``, so many times it.
+        against: Name of the value it is divided by, or "".
+        label: What people call the two.
+    """
+
+    place: str
+    name: str
+    bound: float
+    against: str = ""
+    label: str = ""
+
+
+#: The two places everything is measured in: name -> CPUs, 0 = all.
+PLACES = {"all CPUs": 0, "1 CPU": 1}
+
+GOALS = (
+    Goal("all CPUs", "drain.2", 2.5, "drain.bare", "drain / bare one-by-one"),
+    Goal("all CPUs", "drain.2", 50_000),
+    Goal("1 CPU", "drain.1", 30_000),
+    Goal("1 CPU", "enqueue", 20_000),
+    Goal("1 CPU", "bulk", 100_000),
+    Goal("all CPUs", "roundtrip.p50", 0.5),
+    Goal("all CPUs", "roundtrip.p99", 1.5),
+)
+
+
+def table(results: Mapping[str, Samples]) -> Iterator[str]:
+    """Yield the lines of one table for each place."""
+    for place, samples in results.items():
+        yield f"{place:28}  {'ours':>12}  {'bare':>12}  {'ratio':>7}  {'CPU µs a task':>13}"
+        for name, label in _NAMES.items():
+            if not samples.values.get(name):
+                continue
+            ours, bare = median(samples.values[name]), median(samples.values[_BARE[name]])
+            cpu = f"{median(samples.cpu[name]):.1f}" if any(samples.cpu.get(name, ())) else "-"
+            yield (
+                f"  {label:26}  {_shown(name, ours):>12}  {_shown(name, bare):>12}  "
+                f"{ours / bare:6.2f}x  {cpu:>13}"
+            )
+        yield ""
+
+
+def goals(results: Mapping[str, Samples]) -> Iterator[str]:
+    """Yield one line for each goal whose values were measured."""
+    for goal in GOALS:
+        values = results[goal.place].values if goal.place in results else {}
+        if not values.get(goal.name):
+            continue
+        reached = median(values[goal.name])
+        if goal.against:
+            ratio = reached / median(values[goal.against])
+            yield f"{goal.label}: {ratio:.1f}x (goal {goal.bound:g}x)"
+        else:
+            bound, place = _shown(goal.name, goal.bound), goal.place
+            yield f"{_NAMES[goal.name]}, {place}: {_shown(goal.name, reached)} (goal {bound})"
+
+
+def as_json(results: Mapping[str, Samples], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything measured, medians first, as what JSON holds."""
+    places = {
+        place: {
+            "median": {name: median(found) for name, found in samples.values.items()},
+            "cpu_us": {name: median(found) for name, found in samples.cpu.items()},
+            "values": dict(samples.values),
+        }
+        for place, samples in results.items()
+    }
+    return {**about, "places": places, "goals": list(goals(results))}
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.2f} ms" if name.startswith("roundtrip") else f"{value:,.0f}/s"

@@ -1,0 +1,217 @@
+"""
+A worker in the test's own process, on the real server: its parts, moved by hand.
+
+A `Yard` is one queue with a server to send by, children to run by, and the
+supervisor's duties, each called when the test wants it and not by a clock.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from machine import build, keys
+from machine.clock import SystemClock
+from machine.config import Config, RedisConfig
+from machine.registry import Registry, Task, task
+from machine.runtime.child import Child, Ways
+from machine.runtime.chords import ChordSweep
+from machine.runtime.promoter import Promoter
+from machine.runtime.courier import new_worker_id
+from machine.runtime.reaper import Reaper
+from machine.server import Server
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+PATIENCE_S = 10.0
+LEASE_S, HEARTBEAT_S = 2.5, 0.8
+
+
+class Yard:
+    """One queue, and everything that happens to it."""
+
+    def __init__(self, config: Config, raw: redis.Redis) -> None:
+        self.config = config
+        self.raw = raw
+        self.queue = config.default_queue
+        self.delayed_key = config.redis.delayed_tasks_key
+        self.registry = Registry()
+        self.server: Server = build.server(config, self.registry)
+        self.clock = SystemClock()
+        self.children: dict[Child, Ways] = {}
+        worker = build.worker(config, registry=self.registry)
+        self._parts, self._plan = worker._parts, worker._plan
+        self.broker = self._parts.broker()
+        self.backend = self._parts.backend()
+        self._open: list[Any] = [self.broker, self.backend]
+
+    # -- making ----------------------------------------------------------------------------
+    def task(self, fn: Callable[..., Any], **options: Any) -> Task[Any, Any]:
+        """Register a function as a task."""
+        made = task(**options)(fn)
+        return self.server.register_task(made.name, made)
+
+    def child(self, config: Config | None = None, **ways: Any) -> Child:
+        """Return a child that is registered and has claimed nothing."""
+        parts = build.worker(config, registry=self.registry)._parts if config else self._parts
+        broker, backend = parts.broker(), parts.backend()
+        self._open += (broker, backend)
+        its_ways = replace(self._plan.ways, **ways)
+        made = Child(broker, backend, self.registry, its_ways, self.clock)
+        self.children[made] = its_ways
+        made.start()
+        return made
+
+    def leave(self, child: Child) -> None:
+        """Let a child settle what it holds and leave the roster."""
+        del self.children[child]
+        child.stop()
+        child.run()
+
+    def promoter(self) -> Promoter:
+        """Return the duty that moves due messages."""
+        return Promoter(self.broker, 1.0)
+
+    def sweep(self) -> ChordSweep:
+        """Return the duty that fires forgotten chords."""
+        terms = self._plan.ways.terms
+        return ChordSweep(self.broker, self.backend, terms, self.clock, [self.queue], 1.0)
+
+    def reaper(self, own_id: str = "") -> Reaper:
+        """Return the duty that takes from the dead; its heir is on the roster."""
+        own_id = own_id or new_worker_id()
+        self.broker.register(own_id, [self.queue])
+        return Reaper(
+            *(self.broker, self.backend, self._plan.ways.terms, self.clock, [self.queue], own_id),
+            lease_s=LEASE_S,
+            heartbeat_s=HEARTBEAT_S,
+        )
+
+    def bury(self, child: Child, reaper: Reaper) -> None:
+        """Let the reaper find this child dead: its stamp has stood still for long."""
+        self.children.pop(child, None)
+        reaper.run_once(0.0)
+        reaper.run_once(LEASE_S + 2 * HEARTBEAT_S)
+
+    # -- moving ----------------------------------------------------------------------------
+    def drain(self, *children: Child) -> None:
+        """Let children work until their queues are empty and they hold nothing."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while any([self.turn(child) for child in children]):
+            if time.monotonic() > give_up_at:
+                pytest.fail(f"the queue is not empty after {PATIENCE_S:g} s: {self.left()}")
+
+    def turn(self, child: Child) -> bool:
+        """Let a child do one turn; say whether there is more to do."""
+        ways = self.children[child]
+        child.run_once(0 if ways.slots == 1 else 0.01)
+        return any(
+            self.raw.exists(queue, keys.hop(queue), keys.held(queue, child.worker_id))
+            for queue in ways.queues
+        )
+
+    def run(self) -> None:
+        """Let one new child work until the queue is empty."""
+        self.drain(self.child())
+
+    def make_due(self) -> None:
+        """Let the time of every delayed message come, and move them."""
+        for member in self.raw.zrange(self.delayed_key, 0, -1):
+            self.raw.zadd(self.delayed_key, {member: 1})
+        self.promoter().run_once(0.0)
+
+    def push(self, message: dict[str, Any] | bytes, queue: str = "") -> bytes:
+        """Put a message into the queue as another program would."""
+        payload = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.raw.rpush(queue or self.queue, payload)
+        return payload
+
+    # -- looking ---------------------------------------------------------------------------
+    def document(self, uuid: str) -> dict[str, Any]:
+        """Return a state as it stands in Redis."""
+        found: dict[str, Any] = json.loads(self.raw.get(uuid))
+        return found
+
+    def ready(self) -> list[dict[str, Any]]:
+        """Return the messages in the queue, next first."""
+        return [json.loads(payload) for payload in self.raw.lrange(self.queue, 0, -1)]
+
+    def delayed(self) -> list[tuple[dict[str, Any], float]]:
+        """Return the delayed messages and their scores, earliest first."""
+        found = self.raw.zrange(self.delayed_key, 0, -1, withscores=True)
+        return [(json.loads(payload), score) for payload, score in found]
+
+    def letters(self) -> list[tuple[bytes, str]]:
+        """Return payload and reason of each dead letter."""
+        return [(letter.payload, letter.reason) for letter in self.broker.dead(self.queue)]
+
+    def left(self) -> dict[str, Any]:
+        """Return what is on its way or in hands."""
+        names = [keys.hop(self.queue), *self.raw.scan_iter(keys.held(self.queue, "*"))]
+        return {
+            "ready": self.raw.llen(self.queue),
+            "delayed": self.raw.zcard(self.delayed_key),
+            **{str(name): self.raw.exists(name) for name in names},
+        }
+
+    def close(self) -> None:
+        """Let every child leave, and close all connections."""
+        for child in list(self.children):
+            self.leave(child)
+        for worker_id in self.raw.zrange(keys.workers(self.queue), 0, -1):
+            self.broker.unregister(worker_id.decode(), [self.queue])
+        self.server.close()
+        for one in self._open:
+            one.close()
+
+
+@pytest.fixture
+def make_config(redis_url: str, queue: str, delayed_key: str) -> Callable[..., Config]:
+    """Return a function that makes settings for this test's queue."""
+
+    def make(**changes: Any) -> Config:
+        settings: dict[str, Any] = {
+            "broker": redis_url,
+            "default_queue": queue,
+            "redis": RedisConfig(delayed_tasks_key=delayed_key),
+            "worker_lease_s": LEASE_S,
+            "worker_heartbeat_s": HEARTBEAT_S,
+            "worker_block_s": 0.5,
+        }
+        return Config(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_yard(
+    make_config: Callable[..., Config], raw: redis.Redis
+) -> Iterator[Callable[..., Yard]]:
+    """Return a function that makes a yard with other settings."""
+    yards: list[Yard] = []
+
+    def make(**changes: Any) -> Yard:
+        yards.append(Yard(make_config(**changes), raw))
+        return yards[-1]
+
+    yield make
+    for yard in yards:
+        yard.close()
+
+
+@pytest.fixture
+def yard(make_yard: Callable[..., Yard]) -> Yard:
+    """Return a yard with the test's own queue."""
+    return make_yard()
+
+
+@pytest.fixture
+def golden() -> Callable[[str], bytes]:
+    """Return a function that reads what Go wrote."""
+    return lambda name: (GOLDEN / f"{name}.json").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import socket
 import sys
 
@@ -54,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = Config.load(flags, path=path)
         logs.set_up(config.log_level, config.log_format, config.worker_name or socket.gethostname())
+        for warning in config.warnings():
+            logging.getLogger("machine.worker").warning("%s", warning)
         return build.worker(config).launch()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -350,6 +350,10 @@ class Broker(Protocol):
         """Raise unless the server answers."""
         ...
 
+    def eviction_policy(self) -> str:
+        """Return what the server forgets when its memory is full; "" where it does not say."""
+        ...
+
     def close(self) -> None:
         """Close every connection."""
         ...

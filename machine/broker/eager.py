@@ -66,6 +66,10 @@ class EagerWaker:
     def give_back(self) -> None:
         """Do nothing: it took nothing, and every waker that listened was told."""
 
+    def eviction_policy(self) -> str:
+        """Return that nothing is ever forgotten."""
+        return "noeviction"
+
     def close(self) -> None:
         """Stop listening and close the sockets."""
         self._broker.ignore(self)
@@ -256,6 +260,10 @@ class EagerBroker:
 
     def ping(self) -> None:
         """Return: memory always answers."""
+
+    def eviction_policy(self) -> str:
+        """Return that nothing is ever forgotten."""
+        return "noeviction"
 
     def close(self) -> None:
         """Stop waking anybody; wakers close their own sockets."""

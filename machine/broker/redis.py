@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -322,6 +323,15 @@ class RedisBroker:
     def ping(self) -> None:
         """Raise unless the server answers."""
         self._connections.execute([("PING",)], retry=False)
+
+    def eviction_policy(self) -> str:
+        """Return the server's ``maxmemory-policy``; "" where this user may not ask."""
+        try:
+            info = self._connections.execute([("INFO", "memory")], retry=False)[0]
+        except BrokerRefused:
+            return ""
+        found = re.search(rb"^maxmemory_policy:(\S+)", info, re.MULTILINE)
+        return found[1].decode() if found else ""
 
     def close(self) -> None:
         """Close every connection."""

@@ -140,7 +140,7 @@ class Child:
                 if pause_s != _FIRST_PAUSE_S:
                     _log.info("Redis is back")
                 pause_s = _FIRST_PAUSE_S
-        self._leave()
+        self.leave()
 
     def stop(self) -> None:
         """Claim nothing more; may be called from a signal handler."""
@@ -150,7 +150,8 @@ class Child:
     def _is_done(self) -> bool:
         return self._stopping and not self._courier.held_count and not self._courier.owed_count
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave the roster and close everything; `run` does it at its end."""
         self._pool.close()
         self._doorbell.close()
         try:
@@ -174,10 +175,10 @@ class Child:
         want = self._want()
         claims: list[Claim] = []
         if want or self._courier.owed_count:
-            worker_id = self.worker_id
+            losses = self._courier.losses
             claims = self._courier.carry(self._ways.queues, want, self._starts)
-            if worker_id != self.worker_id:
-                self._pool.take_back()  # others have these now
+            if losses != self._courier.losses:
+                self._give_back()
             self._take(claims)
         self._courier.fire_chords()
         if not self._relief.is_set():
@@ -244,7 +245,9 @@ class Child:
 
     def _give_back(self) -> None:
         """Release what has not started."""
-        self._courier.owe([Release(claim=job.claim) for job in self._pool.take_back()])
+        jobs = self._pool.take_back()
+        ours = [job.claim for job in jobs if self._courier.holds(job.claim)]
+        self._courier.owe([Release(claim=claim) for claim in ours])
 
     # -- waiting ---------------------------------------------------------------------------
     def _gather(self) -> None:

@@ -61,6 +61,8 @@ class Courier:
         self._armed: deque[Member] = deque()
         self._lock = threading.Lock()
         self.worker_id = ""
+        #: How often a lease ran out.
+        self.losses = 0
         #: Monotonic second of the last round trip.
         self.carried_s = 0.0
 
@@ -106,12 +108,13 @@ class Courier:
             The claims, those included whose answer was lost an earlier time.
         """
         with self._lock:
-            while self._unrecorded:  # before the moves: at least once, then acknowledged
-                self._backend.record(self._unrecorded[0])
-                self._unrecorded.popleft()
             owed = self._ledger.take()
             moves = [*starts(), *owed]
             try:
+                # States kept elsewhere come first, and those of all that is owed now are there.
+                while self._unrecorded:
+                    self._backend.record(self._unrecorded[0])
+                    self._unrecorded.popleft()
                 exchange = self._broker.exchange(self.worker_id, queues, moves, want)
             except BaseException:
                 self._ledger.put_back(owed)
@@ -119,8 +122,9 @@ class Courier:
             self.carried_s = self._clock.monotonic_s()
             self._heed(self._ledger.settle(moves, exchange.verdicts))
             claims = exchange.claims
-            if None in exchange.held.values():
-                self._lose_everything()
+            lost = [queue for queue, held in exchange.held.items() if held is None]
+            if lost:
+                self._lose(lost)
             elif differing := self._ledger.differs(exchange):
                 claims = claims + self._resync(differing, claims)
             self._ledger.hold(exchange.claims)
@@ -163,11 +167,16 @@ class Courier:
         if self.worker_id:
             self._broker.unregister(self.worker_id, self._queues)
 
-    def _lose_everything(self) -> None:
-        """Begin anew: our lease ran out and others have what we held."""
-        _log.warning("worker %s lost its lease; its tasks belong to others now", self.worker_id)
-        self._ledger.forget_all()
-        self.become()
+    def _lose(self, queues: Sequence[str]) -> None:
+        """Begin anew where our lease ran out: others have what we held there."""
+        _log.warning(
+            "worker %s lost its lease on %s; its tasks of there belong to others now",
+            *(self.worker_id, ", ".join(queues)),
+        )
+        self._ledger.forget(queues)
+        self.losses += 1
+        # Under the same id: claim ids are never reused, so an old one can never be ours again.
+        self._broker.register(self.worker_id, queues)
 
     def _resync(self, queues: Sequence[str], fresh: Sequence[Claim]) -> list[Claim]:
         """Ask what we hold, and return claims whose answer was lost on the way."""

@@ -44,10 +44,10 @@ class Ledger:
         if self._held.pop(claim.id, None) is not None:
             self._per_queue[claim.queue] -= 1
 
-    def forget_all(self) -> None:
-        """Forget every claim: this incarnation is over."""
-        self._held.clear()
-        self._per_queue.clear()
+    def forget(self, queues: Sequence[str]) -> None:
+        """Forget every claim of these queues: the lease there ran out."""
+        for claim in [claim for claim in self._held.values() if claim.queue in queues]:
+            self.drop(claim)
 
     def take(self) -> list[Move]:
         """Return all moves owed, which are owed no more."""

@@ -56,12 +56,11 @@ class Reaper(Loop):
         self._broker, self._backend, self._terms, self._clock = broker, backend, terms, clock
         self._queues, self._own_id = queues, own_id
         self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
-        self._owed: dict[str, tuple[Claim, bool]] = {}
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def run_once(self, now_s: float) -> None:
         """Look at every queue's roster, and reap the dead."""
-        self._finish_owed()
+        self._take_over()
         present = set()
         for queue in self._queues:
             roster = self._broker.roster(queue)
@@ -110,6 +109,12 @@ class Reaper(Loop):
             ):
                 return
 
+    def _take_over(self) -> None:
+        """Fail what we inherited and could not fail then: the answer or the server was lost."""
+        for queue in self._queues:
+            for claim in self._broker.held(queue, self._own_id):
+                self.fail(claim, quarantined=may_run_again(claim))
+
     def fail(self, claim: Claim, *, quarantined: bool) -> None:
         """
         End a claim, ours or of a child that is gone, as failed.
@@ -119,16 +124,6 @@ class Reaper(Loop):
             quarantined: Whether it killed too many workers, and is buried; else its
                 worker died and ``on_crash`` forbids another run.
         """
-        self._owed[claim.id] = (claim, quarantined)
-        self._fail(claim, quarantined=quarantined)
-        del self._owed[claim.id]
-
-    def _finish_owed(self) -> None:
-        """Fail what could not be failed before, because the server went away."""
-        for claim, quarantined in list(self._owed.values()):
-            self.fail(claim, quarantined=quarantined)
-
-    def _fail(self, claim: Claim, *, quarantined: bool) -> None:
         reason = f"quarantined: killed {claim.crash_count or 'its'} workers"
         now_ns = self._clock.now_ns()
         if not quarantined:

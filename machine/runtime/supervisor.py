@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from machine.broker.base import Broker, Release
-from machine.errors import BrokerRefused, BrokerUnavailable, MachineError
+from machine.errors import BrokerUnavailable, ConfigError, MachineError
 from machine.runtime.doorbell import Doorbell
 from machine.runtime.loop import Loop, Loops
 from machine.runtime.reaper import Reaper, may_run_again
@@ -99,6 +99,7 @@ class Supervisor:
 
         Raises:
             BrokerRefused: The server answers, and refuses us.
+            ConfigError: The server may delete queued tasks.
         """
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,11 +136,22 @@ class Supervisor:
         """Register, unless the server is away: then the heartbeat does it later."""
         try:
             self._broker.ping()
+            policy = self._broker.eviction_policy()
             self._broker.register(self._own_id, self._queues)
         except BrokerUnavailable as error:
             _log.warning("waiting for Redis: %s", error)
-        except BrokerRefused:
-            raise
+            return
+        if policy.startswith("allkeys"):
+            raise ConfigError(
+                f"Redis may delete queued tasks: its maxmemory-policy is '{policy}'. "
+                "Set it to noeviction (CONFIG SET maxmemory-policy noeviction)."
+            )
+        if policy.startswith("volatile"):
+            _log.warning(
+                "Redis may delete results before their time: its maxmemory-policy is '%s'; "
+                "noeviction is the safe one",
+                policy,
+            )
 
     # -- children --------------------------------------------------------------------------
     def _fill_up(self, now_s: float) -> None:

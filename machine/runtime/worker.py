@@ -36,6 +36,8 @@ from machine.runtime.supervisor import CANNOT_START, Supervisor
 _log = logging.getLogger("machine.worker")
 _PR_SET_PDEATHSIG = 1
 _SWEEP_S = 1.0
+#: The signals that mean "stop".
+_OURS = {signal.SIGTERM, signal.SIGINT}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ class Worker:
     def __init__(self, parts: Parts, plan: Plan, clock: Clock) -> None:
         self._parts, self._plan, self._clock = parts, plan, clock
         self._supervisor: Supervisor | None = None
+        self._open: list[Broker | Backend] = []
 
     def launch(self) -> int:
         """
@@ -99,6 +102,7 @@ class Worker:
         plan = self._plan
         own_id = new_worker_id()
         broker, backend = self._parts.broker(), self._parts.backend()
+        self._open = [broker, backend]
         queues, terms = plan.ways.queues, plan.ways.terms
         reaper = Reaper(
             *(broker, backend, terms, self._clock, queues, own_id),
@@ -144,6 +148,8 @@ class Worker:
         """Fork a child. The supervisor has one thread and no open links, so a fork is safe."""
         parent = os.getpid()
         gc.freeze()  # what the children share stays shared
+        # Not before the child has handlers of its own: the supervisor's would stop its siblings.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
         pid = os.fork()
         if pid == 0:
             status = CANNOT_START
@@ -159,12 +165,16 @@ class Worker:
                 sys.stderr.flush()
                 # Not sys.exit: threads of tasks that never end must not keep the process.
                 os._exit(status)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         return pid
 
     def _be_child(self, reports: int) -> int:
-        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
+        for inherited in self._open:
+            inherited.close()  # ours to close, not to speak on: the supervisor still does
         registry = self._parts.registry()
         child = Child(
             *(self._parts.broker(), self._parts.backend(), registry, self._plan.ways, self._clock),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import Arg, Signature, TaskFailed, chain, chord, group, keys
+from machine import Arg, BrokerUnavailable, Signature, TaskFailed, chain, chord, group, keys
+from machine.connection import script
+from machine.embedded import EmbeddedServer
 from machine.registry import Task
+from tests.chaos.proxy import Proxy
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard
@@ -323,20 +327,26 @@ def test_a_chord_whose_meta_has_expired_fails_its_callback(yard: Yard, sums: Sum
 
 
 def test_a_chord_whose_worker_died_before_firing_is_fired_by_the_second_sweep(
-    yard: Yard, sums: Sums, monkeypatch: pytest.MonkeyPatch
+    yard: Yard, sums: Sums, server: EmbeddedServer
 ) -> None:
     result = chord(group(sums.add.s(1), sums.add.s(2)), sums.multiply.partial(5)).send()
-    child = yard.child()
-    monkeypatch.setattr(child, "_fire", lambda: None)  # it dies between its move and its shot
-    yard.drain(child)
     sweep = yard.sweep()
+    with Proxy(server.port) as proxy:
+        lost = proxy.lose(script("fire_chord").digest, answer=False)
+        child = yard.child(replace(yard.config, broker=proxy.url, result_backend=proxy.url))
+        with pytest.raises(BrokerUnavailable):
+            yard.drain(child)
+        yard.leave(child)
+    armed = yard.raw.hlen(keys.chords(yard.queue))
 
     sweep.run_once(0.0)
-    after_one = yard.raw.llen(yard.queue)
+    after_one = yard.raw.hlen(keys.chords(yard.queue))
     sweep.run_once(1.0)
     yard.run()
 
-    assert after_one == 0
+    assert lost.is_set()
+    assert (armed, after_one, yard.raw.hlen(keys.chords(yard.queue))) == (1, 1, 0)
+
     assert result.get(timeout=5) == 10
     assert sums.calls.count(("multiply", 5, 1, 2)) == 1
 

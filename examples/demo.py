@@ -57,7 +57,7 @@ def _start(number: int, environ: dict[str, str], logs: Path) -> subprocess.Popen
     log = (logs / f"worker-{number}.log").open("wb")
     command = [sys.executable, "worker/worker.py", "-p", "1", "-c", "1", "-n", f"worker-{number}"]
     with log:
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(
             command, cwd=ROOT, env=environ, stderr=log, start_new_session=True
         )
     print(f"worker-{number}  process {process.pid}: python {' '.join(command[1:])}")
@@ -67,7 +67,7 @@ def _start(number: int, environ: dict[str, str], logs: Path) -> subprocess.Popen
 def _show(workers: list[subprocess.Popen[bytes]], environ: dict[str, str]) -> int:
     """Run the caller, then kill a worker; return 0 if both went well."""
     print("caller    python caller/caller.py")
-    caller = subprocess.run(  # noqa: S603 - our own command
+    caller = subprocess.run(
         [sys.executable, "caller/caller.py"], cwd=ROOT, env=environ, check=False
     )
     if caller.returncode:
@@ -110,8 +110,8 @@ def _murder(workers: list[subprocess.Popen[bytes]], server: Server, config: Conf
 
 
 def _parent_of(pid: int) -> int:
-    output = subprocess.run(  # noqa: S603 - our own command
-        ["ps", "-o", "ppid=", "-p", str(pid)],  # noqa: S607 - found on PATH everywhere
+    output = subprocess.run(
+        ["ps", "-o", "ppid=", "-p", str(pid)],
         capture_output=True,
         check=True,
         text=True,

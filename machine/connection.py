@@ -36,7 +36,10 @@ Command = tuple[Any, ...]
 
 #: First words of error replies that pass by themselves: a failover, a start, a full disk, a script.
 _PASSING = frozenset(
-    "READONLY LOADING MASTERDOWN CLUSTERDOWN TRYAGAIN NOREPLICAS MISCONF BUSY UNBLOCKED".split()
+    {
+        *("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"),
+        *("NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED"),
+    }
 )
 
 
@@ -294,8 +297,8 @@ class Connections:
     ) -> None:
         if address.kind == "cluster":
             message = (
-                "Redis Cluster is not supported: a queue and the results of its tasks must be on one "
-                "server. Name one address, or set redis.master_name for the sentinels in this list."
+                "Redis Cluster is not supported: a queue and its tasks' results must be on one "
+                "server. Name one address, or set redis.master_name for sentinels in this list."
             )
             raise ConfigError(message)
         self.address = address

@@ -116,7 +116,7 @@ class AsyncLinks:
         self._idle: list[AsyncLink] = []
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """Run commands that may run twice in one round trip; see `connection.Connections.execute`."""
+        """Run commands that may run twice, in one round trip; see `Connections.execute`."""
         deadline = time.monotonic() + self._connections.limits.retry_s
         pause_s = 0.01
         while True:

@@ -50,7 +50,7 @@ class Arg(NamedTuple):
 
 
 class TaskResult(NamedTuple):
-    """One returned value with its Go type name; ``bytes`` are ``[]uint8`` here, as Go writes them."""
+    """One returned value with its Go type name; ``bytes`` are ``[]uint8``, as Go writes them."""
 
     type: str
     value: JSON

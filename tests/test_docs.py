@@ -25,10 +25,10 @@ import redis
 
 from caller import caller
 from machine import errors, keys
-from machine.embedded import EmbeddedServer, NoServer, available_servers
+from machine.config import SETTINGS
+from machine.embedded import EmbeddedServer, available_servers
 from machine.runtime import supervisor
 from machine.settings import Setting
-from machine.config import SETTINGS
 from worker import worker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,8 +102,7 @@ def checked(code: str) -> str:
             indent = " " * node.col_offset
             message = f"{source} gave {{_got!r}}, not {claim[1]}".replace('"', "'")
             lines[node.lineno - 1] = (
-                f"{indent}_got = {source}\n"
-                f'{indent}assert repr(_got) == {claim[1]!r}, f"{message}"'
+                f'{indent}_got = {source}\n{indent}assert repr(_got) == {claim[1]!r}, f"{message}"'
             )
             for extra in range(node.lineno, node.end_lineno or node.lineno):
                 lines[extra] = ""
@@ -129,7 +128,11 @@ def environ_for(url: str) -> dict[str, str]:
     """Return this process's variables without settings, and with this server."""
     ours = {name for row in SETTINGS.values() for name in row.variables} | {"REDIS_URL"}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return kept | {"BROKER": url, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error,ignore::ResourceWarning"}
+    return kept | {
+        "BROKER": url,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "error,ignore::ResourceWarning",
+    }
 
 
 def start_worker(running: Running, folder: Path) -> subprocess.Popen[bytes]:
@@ -151,13 +154,11 @@ def stop_worker(process: subprocess.Popen[bytes]) -> int:
 def beside_a_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Start a server and a worker of this module's own, on the default queue."""
     folder = tmp_path_factory.mktemp("docs")
-    try:
-        server = EmbeddedServer().start()
-    except NoServer as error:
+    if not available_servers():
         if os.environ.get("CI"):
-            pytest.fail(f"CI needs a server: {error}", pytrace=False)
-        pytest.skip(str(error))
-    with server:
+            pytest.fail("CI needs a server", pytrace=False)
+        pytest.skip("no Redis or Valkey server is installed")
+    with EmbeddedServer() as server:
         running = Running(server.url, environ_for(server.url))
         process = start_worker(running, folder)
         yield running
@@ -189,12 +190,11 @@ def test_the_blocks_of_a_page_run(
 
 
 @every_page
-def test_a_python_block_that_is_not_run_says_why(page: Path) -> None:
-    reasons = [block.reason for block in blocks(text_of(page)) if "<!-- not run" in block.text]
+def test_a_block_that_is_not_run_says_why(page: Path) -> None:
+    announced = text_of(page).count("<!-- not run")
+    with_reason = [block for block in blocks(text_of(page)) if block.reason]
 
-    assert reasons == []
-    for block in blocks(text_of(page)):
-        ast.parse(block.text if block.kind == "python" else "")
+    assert len(with_reason) == announced
 
 
 def test_the_readme_and_the_operations_page_have_blocks_that_run() -> None:
@@ -253,7 +253,11 @@ def test_a_user_may_call_what_its_scripts_call() -> None:
 
 @pytest.mark.parametrize("user", ["caller", "worker"])
 def test_a_user_may_call_nothing_that_is_never_called(user: str) -> None:
-    sources = [*(ROOT / "machine").glob("*.py"), *(ROOT / "machine" / "broker").glob("*.py"), *(ROOT / "machine" / "backend").glob("*.py")]
+    sources = [
+        *(ROOT / "machine").glob("*.py"),
+        *(ROOT / "machine" / "broker").glob("*.py"),
+        *(ROOT / "machine" / "backend").glob("*.py"),
+    ]
     sent = {
         "|".join(filter(None, words)).lower()
         for path in sources
@@ -315,8 +319,7 @@ def test_the_users_of_the_page_may_do_their_work(guarded: EmbeddedServer, tmp_pa
             check=False,
         )
         refused = [
-            (entry["username"], entry["object"], entry["context"])
-            for entry in client.acl_log()
+            (entry["username"], entry["object"], entry["context"]) for entry in client.acl_log()
         ]
 
     assert refused == []
@@ -407,8 +410,7 @@ def test_a_script_stands_beside_each_key_it_touches(path: Path) -> None:
     missing = [
         name
         for name in script_keys(path)
-        if SCRIPT_NAMES[name]
-        and f"`{path.stem}`" not in " ".join(table[SCRIPT_NAMES[name]][6:])
+        if SCRIPT_NAMES[name] and f"`{path.stem}`" not in " ".join(table[SCRIPT_NAMES[name]][6:])
     ]
 
     assert missing == []
@@ -499,7 +501,8 @@ def test_the_programs_and_files_that_a_page_names_are_there(page: Path) -> None:
     named = set(re.findall(r"`((?:machine|worker|caller|tests|docs|examples)/[\w./-]+)`", text))
     named |= set(re.findall(r"python ((?:worker|caller|examples)/\w+\.py)", text))
 
-    missing = [name for name in sorted(named) if not (ROOT / name).exists()]
+    # What somebody else will write is named after them.
+    missing = [n for n in sorted(named) if not (ROOT / n).exists() and not n.endswith("/yours.py")]
 
     assert missing == []
 

@@ -22,7 +22,7 @@ CALLERS = [
     *sorted((ROOT / "machine" / "broker").glob("*.py")),
     *sorted((ROOT / "machine" / "backend").glob("*.py")),
 ]
-#: finish.lua ends claims with all that follows from them: one loop over its entries, and its checks.
+#: finish.lua ends claims with all that follows from them: one loop, and its checks.
 MOST_LINES = {"finish": 110}
 TYPES = {"LIST", "ZSET", "HASH", "STRING", "SET"}
 #: Flags we mean; anything else in the first line is a slip.

@@ -25,7 +25,7 @@ class Watch:
         wake: Called whenever something new is in ``ready`` or ``error``.
     """
 
-    __slots__ = ("error", "missing_ok", "ready", "wake", "waiting")
+    __slots__ = ("error", "missing_ok", "ready", "waiting", "wake")
 
     def __init__(self, uuids: Iterable[str], *, missing_ok: bool, wake: Callable[[], None]) -> None:
         self.waiting = set(uuids)
@@ -73,18 +73,18 @@ class Interest:
             try:
                 state = None if value is None else wire.decode_state(value)
             except MachineError as error:
-                self._fail(uuid, watches, error)
+                self._fail(watches, error)
                 continue
             if state is None:
                 gone = [watch for watch in watches if not watch.missing_ok]
-                self._fail(uuid, gone, ResultNotFound(f"No state is kept under '{uuid}'. {_GONE}"))
+                self._fail(gone, ResultNotFound(f"No state is kept under '{uuid}'. {_GONE}"))
             elif state.is_completed:
                 for watch in self._watches.pop(uuid):
                     watch.waiting.discard(uuid)
                     watch.ready.append(state)
                     watch.wake()
 
-    def _fail(self, uuid: str, watches: Sequence[Watch], error: MachineError) -> None:
+    def _fail(self, watches: Sequence[Watch], error: MachineError) -> None:
         for watch in list(watches):
             watch.error = error
             self.remove(watch)

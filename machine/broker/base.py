@@ -250,7 +250,7 @@ class Broker(Protocol):
 
     # -- callers ---------------------------------------------------------------------------
     def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
-        """Write each PENDING state and queue its message, in one round trip; idempotent per uuid."""
+        """Write each PENDING state and queue its message; one round trip, idempotent per uuid."""
         ...
 
     async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:

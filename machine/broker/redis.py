@@ -234,7 +234,7 @@ class RedisBroker:
         return len(due) - codes.count(0)
 
     def _target(self, message: bytes) -> tuple[str, str]:
-        """Return the queue a delayed message names, and why it must be buried instead ("" = not)."""
+        """Return the queue a delayed message names, and why to bury it instead ("" = do not)."""
         try:
             routing_key = wire.decode_signature(message, delayed_key=self._delayed_key).routing_key
         except WireError as error:

@@ -281,8 +281,10 @@ class Child:
 
     def _relieve(self) -> None:
         """
-        Act for the main thread while one task holds it: results before it go out, STARTED is
-        shown, and what waits behind it goes back for others to run.
+        Act for the main thread while one task holds it.
+
+        Results before it go out, STARTED is shown, and what waits behind it goes back for
+        others to run.
         """
         last: Job | None = None
         quiet = 0

@@ -7,6 +7,7 @@ on whatever sockets the broker's waker listens on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Callable, Iterable
@@ -33,10 +34,9 @@ class Doorbell:
     def ring(self) -> None:
         """End the sleep that is under way, or the next one. Safe in a signal handler."""
         self._sleeping = False
-        try:
+        # Enough rings may be in the pipe already, or nobody left to hear.
+        with contextlib.suppress(OSError):
             os.write(self._out, b"\0")
-        except (BlockingIOError, OSError):
-            pass  # enough rings are in the pipe already, or nobody is left to hear
 
     def ring_if_asleep(self) -> None:
         """Ring if anybody sleeps: one comparison for each task that ends under load."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from machine.backend.base import Backend
 from machine.broker.base import Broker, Claim, Finish, Move, Verdict
 from machine.clock import Clock
+from machine.outcome import Outcome
 from machine.registry import Registry
 from machine.runtime import chords, intake
 from machine.runtime.pool import InlinePool, Job
 from machine.runtime.settle import Terms, settle
-from machine.outcome import Outcome
 
 _ME = "eager"
 
@@ -43,7 +43,7 @@ class EagerRunner:
         return self._queues()
 
     def run(self) -> None:
-        """Run all that is ready, and what follows from it. Tasks that send run theirs at once too."""
+        """Run all that is ready, what follows from it, and what its tasks send."""
         while True:
             queues = self.queues
             self._broker.register(_ME, queues)

@@ -45,7 +45,7 @@ def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
 
 
 async def aexecute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
-    """Run an ``async def`` task on the running loop; see `execute`. Cancelling it cancels the task."""
+    """Run an ``async def`` task on the running loop; see `execute`."""
     bound = _bind(task, signature)
     if isinstance(bound, Failed | Retry):
         return bound

@@ -60,8 +60,7 @@ class Loops:
             except MachineError as error:
                 _log.error("%s: %s", loop.name, error)
                 self._due_s[i] = now_s + max(loop.period_s, 1.0)
-            except Exception:
-                # A duty must outlive its bug: the others would stop with it.
+            except Exception:  # noqa: BLE001 - the other duties must outlive one's bug
                 _log.exception("%s failed", loop.name)
                 self._due_s[i] = now_s + max(loop.period_s, 1.0)
             else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 from machine import wire
 from machine.backend.base import Backend
@@ -135,8 +136,7 @@ class Reaper(Loop):
             move = buried(claim, str(error), now_ns)
         else:
             settled = settle(claim, signature, Failed(reason), self._terms, now_ns)
-            assert isinstance(settled.move, Finish)
-            move = settled.move
+            move = cast(Finish, settled.move)  # a failure is never a retry
             if quarantined:
                 move.letter = buried(claim, reason, now_ns).letter
             for state in settled.unkept:

@@ -218,8 +218,8 @@ def _message(signature: Signature, terms: Terms, now_ns: int) -> Message:
     queue = signature.routing_key
     if terms.allowed_queues and queue not in terms.allowed_queues:
         raise SignatureError(
-            f"Callback '{signature.name}' names queue '{queue}', which is not among allowed_queues: "
-            f"{', '.join(sorted(terms.allowed_queues))}."
+            f"Callback '{signature.name}' names queue '{queue}', which is not one of "
+            f"allowed_queues: {', '.join(sorted(terms.allowed_queues))}."
         )
     payload = wire.encode_signature(signature)
     if len(payload) > terms.max_message_bytes:

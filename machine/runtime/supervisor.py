@@ -8,6 +8,7 @@ that goes silent is found by its stamp. One thread, a few loops, signals.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -211,10 +212,8 @@ class Supervisor:
 
     def _tell(self, number: signal.Signals) -> None:
         for process in list(self._processes.values()):
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it ends just now
                 os.kill(process.pid, number)
-            except ProcessLookupError:  # it ends just now
-                pass
 
     # -- the end ---------------------------------------------------------------------------
     def _end(self) -> int:

@@ -109,7 +109,7 @@ class Worker:
             lease_s=plan.lease_s,
             heartbeat_s=plan.heartbeat_s,
         )
-        heartbeat = Heartbeat(broker, queues, lambda: self._children(), plan.heartbeat_s, own_id)
+        heartbeat = Heartbeat(broker, queues, self._children, plan.heartbeat_s, own_id)
         loops: list[Loop] = [
             heartbeat,
             Promoter(broker, plan.promote_s),
@@ -158,7 +158,7 @@ class Worker:
                 status = self._be_child(reports)
             except MachineError as error:
                 _log.error("cannot start: %s", error)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - nothing may come back into the supervisor's code
                 _log.exception("cannot start")
             finally:
                 sys.stdout.flush()

@@ -23,8 +23,8 @@ from machine.config import Config, RedisConfig
 from machine.registry import Registry, Task, task
 from machine.runtime.child import Child, Ways
 from machine.runtime.chords import ChordSweep
-from machine.runtime.promoter import Promoter
 from machine.runtime.courier import new_worker_id
+from machine.runtime.promoter import Promoter
 from machine.runtime.reaper import Reaper
 from machine.server import Server
 

@@ -13,9 +13,15 @@ import time
 from collections.abc import Sequence
 
 from machine import gotypes, keys, wire
-from machine.broker.base import Message
+from machine.broker.base import Enqueued, Message
 from machine.config import Config
-from machine.errors import SignatureError, WireError
+from machine.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    QueueFull,
+    SignatureError,
+    WireError,
+)
 from machine.follow_up import copied
 from machine.registry import Registry
 from machine.signature import ON_CRASH_HEADER, Arg, Signature, State, TaskState, new_uuid
@@ -52,11 +58,21 @@ class Outgoing:
             SignatureError: Something in it cannot be sent.
         """
         own.headers = own.headers or {}
-        todo = [(own, kind)]
-        for signature, prefix in todo:  # grows meanwhile: chains nest deeper than calls may
-            signature.routing_key = signature.routing_key or self._config.default_queue
-            signature.uuid = signature.uuid or self.new_id(prefix, signature.routing_key)
-            self._check(signature)
+        self._fill(own, kind)
+        if own.on_success or own.on_error or own.chord_callback is not None:
+            self._complete_callbacks(own)
+        return own
+
+    def _fill(self, signature: Signature, kind: str) -> None:
+        signature.routing_key = signature.routing_key or self._config.default_queue
+        signature.uuid = signature.uuid or self.new_id(kind, signature.routing_key)
+        self._check(signature)
+
+    def _complete_callbacks(self, own: Signature) -> None:
+        todo = [(own, "")]
+        for signature, kind in todo:  # grows meanwhile: chains nest deeper than calls may
+            if signature is not own:
+                self._fill(signature, kind)
             if signature.on_success:
                 signature.on_success = [copied(callback) for callback in signature.on_success]
                 todo += [(callback, "task") for callback in signature.on_success]
@@ -66,7 +82,6 @@ class Outgoing:
             if signature.chord_callback is not None:
                 signature.chord_callback = copied(signature.chord_callback)
                 todo.append((signature.chord_callback, "chord"))
-        return own
 
     def messages(
         self, signatures: Sequence[Signature], *, keeps_states: bool
@@ -80,23 +95,25 @@ class Outgoing:
         """
         now_ns = time.time_ns()
         created_at = wire.now_text(now_ns)
+        # The same for all: what differs, uuid and name, stands before it.
+        tail = f'"CreatedAt":"{created_at}"'.encode() + wire.STATE_TAIL
         messages, states = [], []
         for signature in signatures:
+            uuid, eta_ns = signature.uuid, signature.eta_ns
             state = TaskState(
-                task_uuid=signature.uuid,
+                task_uuid=uuid,
                 state=State.PENDING,
                 task_name=signature.name,
                 created_at=created_at,
             )
             if not keeps_states:
                 states.append(state)
-            eta_ns = signature.eta_ns
             messages.append(
                 Message(
-                    signature.uuid,
+                    uuid,
                     signature.routing_key,
                     self._encoded(signature),
-                    wire.encode_state(state) if keeps_states else b"",
+                    wire.encode_state_head(state) + tail if keeps_states else b"",
                     eta_ns if eta_ns is not None and eta_ns > now_ns else 0,
                 )
             )
@@ -138,10 +155,48 @@ class Outgoing:
 
 def _check_args(signature: Signature) -> None:
     """Refuse values that are not of their type, and write out those that are Python's."""
-    for index, arg in enumerate(signature.args):
+    for index, (kind, value, name) in enumerate(signature.args):
         try:
-            gotypes.decode(arg.type, arg.value)
+            gotypes.decode(kind, value)
         except WireError:
             where = f"argument {index} of task {signature.name!r}"
-            value = gotypes.coerce(arg.type, arg.value, where)
-            signature.args[index] = Arg(arg.type, value, arg.name)
+            signature.args[index] = Arg(kind, gotypes.coerce(kind, value, where), name)
+
+
+def told(
+    error: BrokerUnavailable, messages: Sequence[Message], *, keeps_states: bool
+) -> BrokerUnavailable:
+    """Return the error with the ids: whether the messages arrived is unknown, and can be asked."""
+    more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
+    text = f"{error} Task {messages[0].uuid}{more} may have been sent or not"
+    if keeps_states:
+        return BrokerUnavailable(f"{text}; sending again under the same id cannot send it twice.")
+    return BrokerUnavailable(f"{text}; look at its state before sending it again.")
+
+
+def judge(messages: Sequence[Message], outcomes: Sequence[Enqueued], limit: int) -> None:
+    """
+    Raise the first refusal among these outcomes; a known id is none.
+
+    Raises:
+        QueueFull: The queue holds ``limit`` messages, or the server is out of memory.
+        BrokerRefused: A key that is needed holds something else.
+    """
+    if min(outcomes) >= Enqueued.DUPLICATE:
+        return
+    refused = [
+        (message, outcome)
+        for message, outcome in zip(messages, outcomes, strict=True)
+        if outcome < Enqueued.DUPLICATE
+    ]
+    message, outcome = refused[0]
+    partly = f" ({len(refused)} of {len(messages)} did not go)" if len(messages) > 1 else ""
+    if outcome is Enqueued.FULL:
+        raise QueueFull(
+            f"Queue {message.queue!r} takes no more: it holds max_queue_length = {limit} messages, "
+            f"or the server is out of memory{partly}. Send again later, or start more workers."
+        )
+    raise BrokerRefused(
+        f"Task id {message.uuid!r} or queue {message.queue!r} names a key that holds something "
+        f"else{partly}; nothing was written there. Use another id, or look at the key."
+    )

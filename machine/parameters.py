@@ -77,6 +77,7 @@ class Parameters:
         self._most = len(self._positional)
         self._floats = [i for i, s in enumerate(self._positional) if _is_float(s)]
         self._rest_is_float = self._rest is not None and _is_float(self._rest)
+        self._has_floats = self._rest_is_float or bool(self._floats)
 
     def _slot(self, parameter: Parameter, annotation: Any) -> _Slot:
         go_type = gotypes.from_annotation(annotation)
@@ -172,8 +173,8 @@ class Parameters:
         """
         decode = gotypes.decode
         if not self._keyword:
-            values = [decode(arg.type, arg.value) for arg in args]
-            return self._with_floats(values), {}
+            values = [decode(kind, value) for kind, value, _ in args]
+            return (self._with_floats(values) if self._has_floats else values), {}
         named: dict[str, Any] = {}
         values = []
         for arg in args:

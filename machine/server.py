@@ -15,17 +15,15 @@ from typing import Any, Self, TypeVar, overload
 
 from machine import wire
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Enqueued, Message
+from machine.broker.base import Broker, Message
 from machine.config import Config
 from machine.errors import (
-    BrokerRefused,
     BrokerUnavailable,
     ConfigError,
-    QueueFull,
     ResultNotFound,
     SignatureError,
 )
-from machine.outgoing import Outgoing
+from machine.outgoing import Outgoing, judge, told
 from machine.registry import Registry, Task
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
 from machine.signature import GroupMeta, Signature, TaskState
@@ -251,6 +249,24 @@ class Server:
         if self.backend is not None:
             self.backend.close()
 
+    async def aclose(self) -> None:
+        """Do what `close` does, for the connections of the running event loop too."""
+        await self.broker.aclose()
+        if self.backend is not None:
+            await self.backend.aclose()
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
     def __enter__(self) -> Self:
         return self
 
@@ -313,31 +329,31 @@ class Server:
         backend = self._required()
         try:
             if meta is not None:
-                backend.record_group(meta)
+                backend.record_group(meta, due_ns=_last_due_ns(signatures))
             for state in states:
                 backend.record(state)
             outcomes = self.broker.enqueue(messages)
         except BrokerUnavailable as error:
-            raise _told(error, messages) from error.__cause__
+            raise told(error, messages, keeps_states=self.broker.keeps_states) from error.__cause__
         if self.after_enqueue is not None:
             self.after_enqueue()
-        self._judge(messages, outcomes)
+        judge(messages, outcomes, self.config.max_queue_length)
 
     async def _asend(self, signatures: Sequence[Signature], meta: GroupMeta | None = None) -> None:
         messages, states = self._written(signatures)
         backend = self._required()
         try:
             if meta is not None:
-                await backend.arecord_group(meta)
+                await backend.arecord_group(meta, due_ns=_last_due_ns(signatures))
             for state in states:
                 await asyncio.to_thread(backend.record, state)
             outcomes = await self.broker.aenqueue(messages)
         except BrokerUnavailable as error:
-            raise _told(error, messages) from error.__cause__
+            raise told(error, messages, keeps_states=self.broker.keeps_states) from error.__cause__
         if self.after_enqueue is not None:
             # It runs tasks: neither may they block this loop, nor find it running.
             await asyncio.to_thread(self.after_enqueue)
-        self._judge(messages, outcomes)
+        judge(messages, outcomes, self.config.max_queue_length)
 
     def _written(self, signatures: Sequence[Signature]) -> tuple[list[Message], list[TaskState]]:
         """Return the messages, and the PENDING states that the broker does not keep itself."""
@@ -346,35 +362,9 @@ class Server:
                 self.before_publish(signature)
         return self._outgoing.messages(signatures, keeps_states=self.broker.keeps_states)
 
-    def _judge(self, messages: Sequence[Message], outcomes: Sequence[Enqueued]) -> None:
-        if min(outcomes) >= Enqueued.DUPLICATE:
-            return
-        refused = [
-            (message, outcome)
-            for message, outcome in zip(messages, outcomes, strict=True)
-            if outcome < Enqueued.DUPLICATE
-        ]
-        message, outcome = refused[0]
-        partly = f" ({len(refused)} of {len(messages)} did not go)" if len(messages) > 1 else ""
-        if outcome is Enqueued.FULL:
-            raise QueueFull(
-                f"Queue {message.queue!r} takes no more: it holds max_queue_length = "
-                f"{self.config.max_queue_length} messages, or the server is out of memory"
-                f"{partly}. Send again later, or start more workers."
-            )
-        raise BrokerRefused(
-            f"Task id {message.uuid!r} or queue {message.queue!r} names a key that holds something "
-            f"else{partly}; nothing was written there. Use another id, or look at the key."
-        )
 
-
-def _told(error: BrokerUnavailable, messages: Sequence[Message]) -> BrokerUnavailable:
-    """Add the ids: whether the messages arrived is unknown, and with them it can be asked."""
-    more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
-    return BrokerUnavailable(
-        f"{error} Task {messages[0].uuid}{more} may have been sent or not; sending again under "
-        "the same id cannot send it twice."
-    )
+def _last_due_ns(signatures: Sequence[Signature]) -> int:
+    return max(signature.eta_ns or 0 for signature in signatures)
 
 
 def _meta(members: Sequence[Signature]) -> GroupMeta:

@@ -7,6 +7,7 @@ send. Nothing here knows JSON or bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -34,6 +35,8 @@ _LONGEST_HEADER: Final = 1024
 _LONGEST_NAME: Final = 256
 _LONGEST_QUEUE: Final = 128
 _INT_MIN: Final = -(1 << 63)
+#: An id as `new_uuid` makes it: fit for any key but one of the same name.
+_USUAL_ID: Final = re.compile(r"(?:task|group|chord)_[0-9a-f-]{36}").fullmatch
 _ID: Final = "an id: 1 to 128 characters A-Z a-z 0-9 _ . : { } - that are no other key's name"
 _QUEUE: Final = "a queue: up to 128 characters A-Z a-z 0-9 _ . : - that are no other key's name"
 
@@ -52,8 +55,10 @@ def trouble(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
     bad = name_trouble(sig.name, sig.routing_key, sig.uuid, delayed_key)
     if bad:
         return bad
-    if sig.group_uuid and not is_result_id(sig.group_uuid, delayed_key=delayed_key):
-        return f"GroupUUID is {shown(sig.group_uuid)}; expected {_ID}"
+    group = sig.group_uuid
+    usual = _USUAL_ID(group) is not None and group != delayed_key
+    if group and not usual and not is_result_id(group, delayed_key=delayed_key):
+        return f"GroupUUID is {shown(group)}; expected {_ID}"
     for field, value, least, most in (
         ("GroupTaskCount", sig.group_task_count, 0, _MOST_MEMBERS),
         ("Priority", sig.priority, 0, 255),
@@ -68,19 +73,24 @@ def trouble(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
 
 def name_trouble(name: str, routing_key: str, uuid: str, delayed_key: str) -> str:
     """Do the part of `trouble` that a signature without any options needs."""
+    bounded = len(name) <= _LONGEST_NAME and len(routing_key) <= _LONGEST_QUEUE
+    usual = bounded and _USUAL_ID(uuid) is not None and uuid != delayed_key
+    if usual and _are_names(name, routing_key, delayed_key):
+        return ""
     if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         return f"Name is {shown(name)}; expected 1 to {_LONGEST_NAME} printable characters"
-    if len(routing_key) > _LONGEST_QUEUE or not _is_queue(routing_key, delayed_key):
+    if not is_queue_name(routing_key, delayed_key=delayed_key):
         return f"RoutingKey is {shown(routing_key)}; expected {_QUEUE}"
     if uuid and not is_result_id(uuid, delayed_key=delayed_key):
         return f"UUID is {shown(uuid)}; expected {_ID}"
     return ""
 
 
-# A program meets few queues, and only names of bounded length come here.
+# A program meets few tasks and queues, and only names of bounded length come here.
 @lru_cache(maxsize=256)
-def _is_queue(name: str, delayed_key: str) -> bool:
-    return is_queue_name(name, delayed_key=delayed_key)
+def _are_names(name: str, routing_key: str, delayed_key: str) -> bool:
+    good = 0 < len(name) <= _LONGEST_NAME and name.isprintable()
+    return good and is_queue_name(routing_key, delayed_key=delayed_key)
 
 
 def _header_trouble(headers: Mapping[str, Any]) -> str:

@@ -33,11 +33,16 @@ class Backend(Protocol):
         """
         ...
 
-    def record_group(self, meta: GroupMeta) -> None:
-        """Write a group's meta unless it is there already."""
+    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+        """
+        Write a group's meta unless it is there already.
+
+        It outlives ``due_ns``, Unix nanoseconds before which its last member will
+        not start, by a day at least; the members' ends then keep it alive.
+        """
         ...
 
-    async def arecord_group(self, meta: GroupMeta) -> None:
+    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Do what `record_group` does, without blocking the event loop."""
         ...
 
@@ -81,4 +86,8 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Close every connection."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection, those of the running event loop included."""
         ...

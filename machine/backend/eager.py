@@ -123,15 +123,15 @@ class EagerBackend:
                 return
             self.put(state.task_uuid, _merged(state, kept, self._clock.now_ns()))
 
-    def record_group(self, meta: GroupMeta) -> None:
+    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Write a group's meta unless it is there already."""
         with self.changed:
             if self.peek(meta.group_uuid) is None:
-                self.put(meta.group_uuid, wire.encode_group(meta))
+                self.put(meta.group_uuid, wire.encode_group(meta), due_ns=due_ns)
 
-    async def arecord_group(self, meta: GroupMeta) -> None:
+    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Do what `record_group` does; nothing here waits."""
-        self.record_group(meta)
+        self.record_group(meta, due_ns=due_ns)
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:
         """Return a group's meta, or ``None``."""
@@ -203,6 +203,9 @@ class EagerBackend:
     def purge_group(self, group_uuid: str) -> None:
         """Forget a group's meta; the members' states stay."""
         self.purge_state(group_uuid)
+
+    async def aclose(self) -> None:
+        """Close nothing: there is no connection."""
 
     def close(self) -> None:
         """Do nothing; what is kept can still be read."""

@@ -27,10 +27,10 @@ class NullBackend:
     def record(self, state: TaskState) -> None:
         """Do nothing."""
 
-    def record_group(self, meta: GroupMeta) -> None:
+    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Do nothing."""
 
-    async def arecord_group(self, meta: GroupMeta) -> None:
+    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Do nothing."""
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:  # noqa: ARG002 - the port's shape
@@ -65,6 +65,9 @@ class NullBackend:
 
     def purge_group(self, group_uuid: str) -> None:
         """Do nothing."""
+
+    async def aclose(self) -> None:
+        """Close nothing: there is no connection."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -15,6 +15,8 @@ from machine.backend.redis_watch import Watcher
 from machine.connection import Connections
 from machine.signature import GroupMeta, TaskState
 
+#: What is not finished outlives a long queue, whatever the results' own time, seconds.
+_UNFINISHED_S = 86_400
 #: Keys in one MGET: a bound on how long the server is busy with it.
 _MOST_KEYS = 500
 
@@ -61,18 +63,20 @@ class RedisBackend:
         state.created_at = state.created_at or wire.now_text(time.time_ns())
         self._set(state.task_uuid, wire.encode_state(state))
 
-    def record_group(self, meta: GroupMeta) -> None:
+    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Write a group's meta unless it is there already."""
-        self._connections.execute([self._group_command(meta)])
+        self._connections.execute([self._group_command(meta, due_ns)])
 
-    async def arecord_group(self, meta: GroupMeta) -> None:
+    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
         """Do what `record_group` does, without blocking the event loop."""
         from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
-        await links_of(self._connections).execute([self._group_command(meta)])
+        await links_of(self._connections).execute([self._group_command(meta, due_ns)])
 
-    def _group_command(self, meta: GroupMeta) -> tuple[str | bytes | int, ...]:
-        return ("SET", meta.group_uuid, wire.encode_group(meta), "NX", "EX", self._kept_s)
+    def _group_command(self, meta: GroupMeta, due_ns: int) -> tuple[str | bytes | int, ...]:
+        wait_s = max(0, due_ns - time.time_ns()) // 1_000_000_000
+        kept_s = max(self._kept_s, _UNFINISHED_S) + wait_s
+        return ("SET", meta.group_uuid, wire.encode_group(meta), "NX", "EX", kept_s)
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:
         """Return a group's meta, or ``None``."""

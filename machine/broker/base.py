@@ -357,3 +357,7 @@ class Broker(Protocol):
     def close(self) -> None:
         """Close every connection."""
         ...
+
+    async def aclose(self) -> None:
+        """Close every connection, those of the running event loop included."""
+        ...

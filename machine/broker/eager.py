@@ -265,6 +265,9 @@ class EagerBroker:
         """Return that nothing is ever forgotten."""
         return "noeviction"
 
+    async def aclose(self) -> None:
+        """Close nothing: there is no connection."""
+
     def close(self) -> None:
         """Stop waking anybody; wakers close their own sockets."""
         with self._lock:

@@ -337,6 +337,13 @@ class RedisBroker:
         """Close every connection."""
         self._connections.close()
 
+    async def aclose(self) -> None:
+        """Close every connection, those of the running event loop included."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        await links_of(self._connections).close()
+        self.close()
+
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
         return self._connections.execute(commands, retry=self._patient)
 

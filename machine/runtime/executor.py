@@ -8,6 +8,7 @@ writes; the same in a thread, inline, or on an event loop.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from machine import gotypes
@@ -18,8 +19,12 @@ from machine.registry import Task
 from machine.result import TaskContext, running_task
 from machine.signature import Signature, TaskResult
 
+#: What `_bind` gives instead of arguments; a union made anew costs more than asking it.
+_REFUSED = (Failed, Retry)
 #: The longest delay a task may ask for, seconds: a year.
 _MOST_DELAY_S = 31_536_000.0
+#: Makes a `TaskResult` of a pair without the named tuple's own constructor, which takes longer.
+_result = partial(tuple.__new__, TaskResult)
 _log = logging.getLogger("machine.task")
 
 
@@ -33,7 +38,7 @@ def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
         fence: The claim's number, for the task's context.
     """
     bound = _bind(task, signature)
-    if isinstance(bound, Failed | Retry):
+    if isinstance(bound, _REFUSED):
         return bound
     token = running_task.set(TaskContext(signature, attempt(signature), fence))
     try:
@@ -47,7 +52,7 @@ def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
 async def aexecute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
     """Run an ``async def`` task on the running loop; see `execute`."""
     bound = _bind(task, signature)
-    if isinstance(bound, Failed | Retry):
+    if isinstance(bound, _REFUSED):
         return bound
     token = running_task.set(TaskContext(signature, attempt(signature), fence))
     try:
@@ -81,8 +86,8 @@ def succeeded(value: Any) -> Outcome:
         if value is None:
             return Succeeded([])
         if type(value) is tuple:
-            return Succeeded([TaskResult(*gotypes.result(one)) for one in value])
-        return Succeeded([TaskResult(*gotypes.result(value))])
+            return Succeeded([_result(gotypes.result(one)) for one in value])
+        return Succeeded([_result(gotypes.result(value))])
     except (MachineError, ValueError, TypeError, RecursionError) as error:
         return Failed(f"The task's result cannot be stored: {error}")
 

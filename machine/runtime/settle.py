@@ -90,12 +90,13 @@ def settle(
 def _ended(
     claim: Claim, signature: Signature, outcome: Succeeded | Failed, terms: Terms, now_ns: int
 ) -> Settled:
-    callbacks = follow_ups(signature, outcome)
     move, state = _finish(claim, signature, outcome, terms)
-    if callbacks:
-        move.follow_ups = to_messages(callbacks, terms, now_ns)
     settled = Settled(move, state)
-    if signature.uuid and not terms.keeps_states:
+    callbacks: list[Signature] = []
+    if signature.on_success or signature.on_error:
+        callbacks = follow_ups(signature, outcome)
+        move.follow_ups = to_messages(callbacks, terms, now_ns)
+    if not terms.keeps_states and signature.uuid:
         settled.unkept = [*(_pending(callback, now_ns) for callback in callbacks), state]
     return settled
 
@@ -104,7 +105,9 @@ def _finish(
     claim: Claim, signature: Signature, outcome: Succeeded | Failed, terms: Terms
 ) -> tuple[Finish, TaskState]:
     state, head = _final(signature, outcome, terms)
-    move = Finish(claim=claim, member=_member(signature, terms))
+    move = Finish(claim=claim)
+    if signature.chord_callback is not None:
+        move.member = _member(signature, terms)
     if signature.uuid and terms.keeps_states:
         move.state_key, move.state = signature.uuid, head
     return move, state

@@ -102,7 +102,9 @@ class Proxy:
             for target in (self._carry_up, self._carry_down):
                 threading.Thread(target=target, args=(client, server, deaf), daemon=True).start()
 
-    def _carry_up(self, client: socket.socket, server: socket.socket, deaf: threading.Event) -> None:
+    def _carry_up(
+        self, client: socket.socket, server: socket.socket, deaf: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 20):
                 loss = self._matching(data)

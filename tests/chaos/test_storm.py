@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -73,6 +74,11 @@ class Fleet:
     def healthy(self) -> list[int]:
         return [p for p, w in enumerate(self.workers) if w.pid not in self.frozen]
 
+    def somebody(self, chance: random.Random, wait_until: Callable[..., object]) -> int:
+        """Return a worker that is not frozen; two must be, so that one is left to work."""
+        wait_until(lambda: len(self.healthy()) > 1, 60, "a second worker that is not frozen")
+        return chance.choice(self.healthy())
+
     def kill_child(self, place: int, chance: random.Random) -> None:
         children = self.children(place)
         if not children:
@@ -80,7 +86,8 @@ class Fleet:
             return
         victim = chance.choice(children)
         self.hurt.add(victim)
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just been replaced
+            os.kill(victim, signal.SIGKILL)
 
     def kill_worker(self, place: int) -> None:
         self.hurt.update(self.children(place))
@@ -99,7 +106,8 @@ class Fleet:
         return timer
 
     def _thaw(self, pid: int) -> None:
-        os.killpg(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # the test is over
+            os.killpg(pid, signal.SIGCONT)
         self.frozen.discard(pid)
 
     def stop(self) -> list[int]:
@@ -110,8 +118,7 @@ class Fleet:
     def end(self) -> None:
         for worker in self.workers:
             if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGCONT)
-                worker.kill()
+                os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
 
     def log(self) -> str:
@@ -135,7 +142,7 @@ def fleet(storm_server: EmbeddedServer, tmp_path: Path) -> Iterator[Fleet]:
 def test_a_storm_of_kills_and_freezes_loses_nothing(
     storm_server: EmbeddedServer, fleet: Fleet, wait_until: Callable[..., None]
 ) -> None:
-    seed = int(os.environ.get("STORM_SEED", "0")) or random.randrange(1, 10**6)
+    seed = int(os.environ.get("STORM_SEED", "0")) or random.randrange(1, 10**6)  # noqa: S311
     print(f"STORM_SEED={seed}")
     raw = redis.Redis.from_url(storm_server.url)
     config = Config(broker=storm_server.url)
@@ -177,10 +184,12 @@ def rage(
         ]
         results.append(server.send_group(new_group(*members)))
         if step % FREEZE_EVERY == FREEZE_EVERY - 1:
-            timers.append(fleet.freeze(chance.choice(fleet.healthy())))
-        place = chance.choice(fleet.healthy())
-        hurt = fleet.kill_child if step % 2 else lambda p, _chance: fleet.kill_worker(p)
-        hurt(place, chance)
+            timers.append(fleet.freeze(fleet.somebody(chance, wait_until)))
+        place = fleet.somebody(chance, wait_until)
+        if step % 2:
+            fleet.kill_child(place, chance)
+        else:
+            fleet.kill_worker(place)
         enough = step * TASKS_A_STEP + TASKS_A_STEP // 4
         wait_until(lambda: raw.llen("ledger") >= enough, 60, f"{enough} runs at step {step}")  # noqa: B023
     for timer in timers:
@@ -199,7 +208,7 @@ def ledger(raw: redis.Redis) -> dict[int, dict[int, int]]:
 
 def check_nothing_is_left(broker: Broker, raw: redis.Redis, queue: str) -> None:
     broker.close()
-    held = [key for key in raw.scan_iter(f"{{{queue}}}:w:*")]
+    held = list(raw.scan_iter(f"{{{queue}}}:w:*"))
     left = {
         "ready": raw.llen(queue),
         "hop": raw.llen(f"{{{queue}}}:hop"),

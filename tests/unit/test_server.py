@@ -64,9 +64,9 @@ class Memory(EagerBackend):
         super().__init__(clock=clock or SystemClock())
         self.log = log
 
-    def record_group(self, meta: Any) -> None:
+    def record_group(self, meta: Any, *, due_ns: int = 0) -> None:
         self.log.append(meta.group_uuid)
-        super().record_group(meta)
+        super().record_group(meta, due_ns=due_ns)
 
     def record(self, state: Any) -> None:
         self.log.append((state.task_uuid, state.state))

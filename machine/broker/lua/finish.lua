@@ -9,9 +9,9 @@
 -- KEYS[5+i]  state    STRING  of claim i; held again where it has none
 -- KEYS[...]  extras   in the order of ARGV: F state STRING, ready LIST; M done SET, chords HASH, meta STRING
 -- ARGV[1]    n        claims
--- ARGV[2]    kept     s that a final state and a group live
+-- ARGV[2]    kept     s that a final state lives
 -- ARGV[3]    created  CreatedAt member to use where no state is kept
--- ARGV[4]    pending  s that a follow-up's PENDING state lives
+-- ARGV[4]    pending  s that a follow-up's PENDING state, and an unfinished group, live
 -- ARGV[4+i]  claim    id of claim i
 -- ARGV[4+n+i] head    new state up to its CreatedAt member, "" writes none
 -- ARGV[...]  extras   each with the claim's number: F i payload pending due(Unix ns or "0")
@@ -73,8 +73,9 @@ while ARGV[a] do
   elseif kind == "M" then
     if ours then
       local new = redis.call("SADD", KEYS[k], ARGV[a + 3])
-      redis.call("EXPIRE", KEYS[k], ARGV[2])
-      redis.call("EXPIRE", KEYS[k + 2], ARGV[2])
+      local kept = math.max(tonumber(ARGV[4]), redis.call("TTL", KEYS[k + 2]))
+      redis.call("EXPIRE", KEYS[k], kept)
+      redis.call("EXPIRE", KEYS[k + 2], kept)
       if new == 1 and redis.call("SCARD", KEYS[k]) == tonumber(ARGV[a + 4]) then
         redis.call("HSET", KEYS[k + 1], ARGV[a + 2], ARGV[a + 5])
         codes[i] = 2

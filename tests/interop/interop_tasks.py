@@ -1,0 +1,128 @@
+"""
+The tasks of the Python workers, under the names that go/tasks.go gives its own.
+
+What a test needs to know of a run, a task writes down in Redis by itself:
+nothing of the machine is asked about its own work.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any
+
+import redis
+
+from machine import RetryLater, current_task, task
+
+HERE = "py"
+
+_client = redis.Redis.from_url(os.environ["BROKER"])
+
+
+def _echo(value: Any) -> Any:
+    return value
+
+
+_SCALARS = (
+    "bool int int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 float32 float64 string".split()
+)
+for _kind in (*_SCALARS, *(f"slice_{scalar}" for scalar in _SCALARS), "slice_byte"):
+    globals()[f"echo_{_kind}"] = task(name=f"echo_{_kind}")(_echo)
+
+
+@task
+def add(*numbers: int) -> int:
+    return sum(numbers)
+
+
+@task
+def subtract(a: int, b: int) -> int:
+    return a - b
+
+
+@task
+def multiply(*numbers: int) -> int:
+    return math.prod(numbers)
+
+
+@task
+def halve(x: float) -> float:
+    return x / 2
+
+
+@task
+def joined(*parts: str) -> str:
+    return "|".join(parts)
+
+
+@task
+def nothing() -> None:
+    pass
+
+
+@task
+def several() -> tuple[Any, ...]:
+    return "two\nlines <&>", -7, 0.5, True, b"\x00\xff", ["a", ""]
+
+
+@task
+def fail(text: str) -> int:
+    raise RuntimeError(text)
+
+
+panics = task(name="panics")(fail.fn)
+
+
+@task
+def now() -> int:
+    return time.time_ns()
+
+
+@task
+def relay(path: str) -> str:
+    """Fail as often as the path has steps left, each time where the path says; see go/tasks.go."""
+    steps = path.split(",")
+    left = current_task().signature.retry_count
+    step = len(steps) - 1 - left
+    if steps[step] != HERE:
+        raise RetryLater(0.02, "not mine")
+    if left:
+        raise RuntimeError(f"step {step} failed in {HERE}")
+    return HERE
+
+
+@task
+def insist(wanted: str) -> str:
+    """Ask to be run again until it is run where it wants to be."""
+    if wanted != HERE:
+        raise RetryLater(0.02, "not mine")
+    return HERE
+
+
+@task
+def count(number: int) -> tuple[str, int]:
+    """Note that this task was run, and say where."""
+    _client.hincrby("runs", current_task().signature.uuid, 1)
+    return HERE, number
+
+
+@task
+def count_sum(*numbers: int) -> int:
+    """Note that this task was run, and return the sum."""
+    count.fn(0)
+    return sum(numbers)
+
+
+@task
+def gated(gate: str, number: int) -> int:
+    """Return the number once the gate is open: once a key of that name exists."""
+    while not _client.exists(gate):
+        time.sleep(0.002)
+    return number
+
+
+@task
+def only_py(n: int) -> tuple[str, int]:
+    return HERE, n

@@ -37,20 +37,25 @@ class Samples:
     Attributes:
         values: ``"drain.1": [tasks/s, …]``.
         cpu: ``"drain.1": [µs a task, …]``, of the workers, or of the caller where it sends.
+        server: The same of the server; both 0.0 where the system does not tell.
     """
 
+    server_pid: int
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    server: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @contextmanager
     def rate(self, name: str, count: int, pids: Sequence[int] = ()) -> Iterator[None]:
         """Time the block as ``count`` tasks, with the CPU of these processes, or of this one."""
+        server_s = cpu_s([self.server_pid])
         busy_s = cpu_s(pids) if pids else time.process_time()
         started_s = time.perf_counter()
         yield
         self.values[name].append(count / (time.perf_counter() - started_s))
         busy_s = (cpu_s(pids) if pids else time.process_time()) - busy_s
         self.cpu[name].append(busy_s / count * 1e6)
+        self.server[name].append((cpu_s([self.server_pid]) - server_s) / count * 1e6)
 
 
 def measure(place: Place, kinds: Sequence[str], count: int, runs: int) -> Samples:
@@ -63,7 +68,7 @@ def measure(place: Place, kinds: Sequence[str], count: int, runs: int) -> Sample
         count: Tasks of one drain; sending and round trips take fewer.
         runs: Rounds.
     """
-    samples = Samples()
+    samples = Samples(place.embedded.pid)
     steps: dict[str, Callable[[Samples], None]] = {
         "enqueue": lambda into: _enqueue(place, max(1, count // 4), into),
         "bulk": lambda into: _bulk(place, count, into),

@@ -70,15 +70,15 @@ GOALS = (
 def table(results: Mapping[str, Samples]) -> Iterator[str]:
     """Yield the lines of one table for each place."""
     for place, samples in results.items():
-        yield f"{place:28}  {'ours':>12}  {'bare':>12}  {'ratio':>7}  {'CPU µs a task':>13}"
+        yield f"{place:28}  {'ours':>12}  {'bare':>12}  {'ratio':>7}  {'CPU µs':>7}  {'server':>7}"
         for name, label in _NAMES.items():
             if not samples.values.get(name):
                 continue
             ours, bare = median(samples.values[name]), median(samples.values[_BARE[name]])
-            cpu = f"{median(samples.cpu[name]):.1f}" if any(samples.cpu.get(name, ())) else "-"
+            cpu, server = _micros(samples.cpu, name), _micros(samples.server, name)
             yield (
                 f"  {label:26}  {_shown(name, ours):>12}  {_shown(name, bare):>12}  "
-                f"{ours / bare:6.2f}x  {cpu:>13}"
+                f"{ours / bare:6.2f}x  {cpu:>7}  {server:>7}"
             )
         yield ""
 
@@ -104,11 +104,16 @@ def as_json(results: Mapping[str, Samples], about: Mapping[str, Any]) -> dict[st
         place: {
             "median": {name: median(found) for name, found in samples.values.items()},
             "cpu_us": {name: median(found) for name, found in samples.cpu.items()},
+            "server_us": {name: median(found) for name, found in samples.server.items()},
             "values": dict(samples.values),
         }
         for place, samples in results.items()
     }
     return {**about, "places": places, "goals": list(goals(results))}
+
+
+def _micros(found: Mapping[str, list[float]], name: str) -> str:
+    return f"{median(found[name]):.1f}" if any(found.get(name, ())) else "-"
 
 
 def _shown(name: str, value: float) -> str:

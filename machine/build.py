@@ -171,6 +171,7 @@ def terms(config: Config) -> Terms:
         max_message_bytes=config.max_message_bytes,
         allowed_queues=frozenset(config.allowed_queues),
         delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
+        shared_groups=config.interop_groups,
     )
 
 

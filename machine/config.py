@@ -140,6 +140,11 @@ class Config:
     queues: tuple[str, ...] = setting(
         (), "What workers consume, in order, empty = default_queue.", form=settings.QUEUES
     )
+    interop_groups: bool = setting(
+        False,
+        "Whether members of one group may run on Go Machinery's workers too. Each end then looks "
+        "at all states of the group, as Go does.",
+    )
     allowed_queues: tuple[str, ...] = setting(
         (), "Queues that a message's callbacks may name, empty = any.", form=settings.QUEUES
     )

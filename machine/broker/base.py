@@ -87,7 +87,8 @@ class Member(NamedTuple):
         home: Queue whose keys hold the chord (that of its callback).
         group_uuid: The group.
         uuid: The member's own id.
-        size: Members of the group; the chord arms when so many have ended.
+        size: Members of the group; the chord arms when so many have ended. 0 arms it
+            each time: some may end on Go workers, who keep no count.
         callback: Encoded callback signature, kept until the chord fires.
     """
 
@@ -109,6 +110,9 @@ class ChordShot(NamedTuple):
         failed: (uuid, encoded FAILURE state) to record where the callback will
             never run, if no state is there; ``None`` when it runs.
         meta: Encoded GroupMeta with ChordTriggered, or b"" when the meta is gone.
+        shared: Whether Go workers may trigger this chord too. Then ChordTriggered in
+            the stored meta decides who fires it, and nobody does while a Go worker
+            holds Machinery's lock for chords.
     """
 
     home: str
@@ -116,6 +120,7 @@ class ChordShot(NamedTuple):
     messages: Sequence[Message]
     failed: tuple[str, bytes] | None
     meta: bytes
+    shared: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -319,6 +324,14 @@ class Broker(Protocol):
 
     def armed(self, queue: str, most: int) -> list[tuple[str, bytes]]:
         """Return (group uuid, callback bytes) of up to ``most`` chords that have not fired."""
+        ...
+
+    def ended_count(self, home: str, group_uuid: str) -> int:
+        """Return how many members of a chord have ended on our workers."""
+        ...
+
+    def disarm(self, home: str, group_uuid: str, ended: int) -> None:
+        """Take a chord back that is not complete, unless more than ``ended`` members have ended."""
         ...
 
     def fire_chord(self, shot: ChordShot) -> bool:

@@ -219,6 +219,17 @@ class EagerBroker:
         with self._lock:
             return list(islice(self.store.line(queue).armed.items(), most))
 
+    def ended_count(self, home: str, group_uuid: str) -> int:
+        """Return how many members of a chord have ended."""
+        with self._lock:
+            return len(self.store.line(home).ended.get(group_uuid, (set(), 0))[0])
+
+    def disarm(self, home: str, group_uuid: str, ended: int) -> None:
+        """Take a chord back that is not complete, unless more than ``ended`` members have ended."""
+        with self._lock:
+            if self.ended_count(home, group_uuid) == ended:
+                self.store.line(home).armed.pop(group_uuid, None)
+
     def fire_chord(self, shot: ChordShot) -> bool:
         """Fire an armed chord; exactly one call for each chord does it and returns true."""
         with self._lock:

@@ -302,7 +302,7 @@ class EagerStore:
         is_new = member.uuid not in ended
         ended.add(member.uuid)
         home.ended[member.group_uuid] = (ended, now_ns + self._ended_ns)
-        if is_new and len(ended) == member.size:
+        if member.size == 0 or (is_new and len(ended) == member.size):
             home.armed[member.group_uuid] = member.callback
             return True
         return False

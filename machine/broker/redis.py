@@ -259,15 +259,27 @@ class RedisBroker:
             for group, callback in zip(flat[::2], flat[1::2], strict=True)
         ]
 
+    def ended_count(self, home: str, group_uuid: str) -> int:
+        """Return how many members of a chord have ended on our workers."""
+        return int(self._execute([("SCARD", keys.group_done(home, group_uuid))])[0])
+
+    def disarm(self, home: str, group_uuid: str, ended: int) -> None:
+        """Take a chord back that is not complete, unless more than ``ended`` members have ended."""
+        names = [keys.chords(home), keys.group_done(home, group_uuid)]
+        self._execute([script("disarm").call(names, [group_uuid, ended])])
+
     def fire_chord(self, shot: ChordShot) -> bool:
         """Fire an armed chord; exactly one call for each chord does it and returns true."""
         failed_key, failed = shot.failed or (shot.group_uuid, b"")
-        names = [keys.chords(shot.home), shot.group_uuid, failed_key, self._delayed_key]
-        args = [shot.group_uuid, self._kept_s, self._pending_s, shot.meta, failed]
+        chords = keys.chords(shot.home)
+        mutex = keys.CHORD_MUTEX if shot.shared else chords
+        names = [chords, shot.group_uuid, failed_key, self._delayed_key, mutex]
+        limits = [self._kept_s, self._pending_s]
+        args = [shot.group_uuid, *limits, shot.meta, failed, int(shot.shared)]
         message_keys, words = message_words(shot.messages)
         command = script("fire_chord").call(names + message_keys, args + words)
         code: int = self._execute([command])[0]
-        if code < 0:
+        if code == -1:
             queues = ", ".join(sorted({message.queue for message in shot.messages}))
             raise BrokerRefused(f"One of these queues is a key of another kind: {queues}.")
         return code == 1

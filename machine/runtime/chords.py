@@ -47,11 +47,17 @@ def fire(broker: Broker, backend: Backend, terms: Terms, clock: Clock, member: M
     except WireError as error:
         _log.error("chord of %s cannot fire: %s", group, error)
         return broker.fire_chord(ChordShot(home, group, [], None, b""))
+    ended = broker.ended_count(home, group) if terms.shared_groups else 0
     meta = backend.read_group(group)
     triggered = b""
     ready: Signature | Failed = Failed(f"group {group} has no members any more: its meta expired")
     if meta is not None:
-        ready = chord_callback(callback, backend.read(meta.task_uuids), meta.task_uuids)
+        states = backend.read(meta.task_uuids)
+        if terms.shared_groups and not all(state and state.is_completed for state in states):
+            # Whoever ends the last member looks again: a Go worker fires it itself.
+            broker.disarm(home, group, ended)
+            return False
+        ready = chord_callback(callback, states, meta.task_uuids)
         meta.chord_triggered = True
         triggered = wire.encode_group(meta)
     now_ns = clock.now_ns()
@@ -60,7 +66,9 @@ def fire(broker: Broker, backend: Backend, terms: Terms, clock: Clock, member: M
             if not terms.keeps_states:
                 backend.record(_state(ready, State.PENDING, "", now_ns))
             messages = to_messages([ready], terms, now_ns)
-            return broker.fire_chord(ChordShot(home, group, messages, None, triggered))
+            return broker.fire_chord(
+                ChordShot(home, group, messages, None, triggered, terms.shared_groups)
+            )
         except (SignatureError, BrokerRefused) as error:
             ready = Failed(f"the callback of {group} cannot be sent: {error}")
     return _fail(broker, backend, terms, now_ns, callback, ready, (home, group, triggered))
@@ -85,10 +93,12 @@ def _fail(
         backend.record(state)
     try:
         messages = to_messages(follow_ups(callback, failed), terms, now_ns)
-        return broker.fire_chord(ChordShot(home, group, messages, record, triggered))
+        return broker.fire_chord(
+            ChordShot(home, group, messages, record, triggered, terms.shared_groups)
+        )
     except (SignatureError, BrokerRefused) as error:
         _log.error("error callbacks of the chord of %s cannot be sent: %s", group, error)
-        return broker.fire_chord(ChordShot(home, group, [], record, triggered))
+        return broker.fire_chord(ChordShot(home, group, [], record, triggered, terms.shared_groups))
 
 
 def _state(callback: Signature, state: State, error: str, now_ns: int) -> TaskState:

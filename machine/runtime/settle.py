@@ -31,6 +31,7 @@ class Terms:
         max_message_bytes: A larger callback fails the task instead.
         allowed_queues: Queues that callbacks may name; empty = any valid name.
         delayed_key: Name of the delayed set, which no id may have.
+        shared_groups: Whether members of a group may run on Go workers too.
     """
 
     default_queue: str = "machinery_tasks"
@@ -39,6 +40,7 @@ class Terms:
     max_message_bytes: int = 1_048_576
     allowed_queues: frozenset[str] = frozenset()
     delayed_key: str = keys.DELAYED_DEFAULT
+    shared_groups: bool = False
 
 
 @dataclass(slots=True)
@@ -201,7 +203,7 @@ def _member(signature: Signature, terms: Terms) -> Member | None:
         home,
         signature.group_uuid,
         signature.uuid,
-        signature.group_task_count,
+        0 if terms.shared_groups else signature.group_task_count,
         wire.encode_signature(callback),
     )
 

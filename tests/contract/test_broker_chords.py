@@ -188,3 +188,30 @@ def test_firing_marks_the_group_as_triggered(bench: Bench) -> None:
     bench.broker.fire_chord(shot_of(bench, meta=encode_group(meta)))
 
     assert bench.backend.read_group(bench.group()) == meta
+
+
+# -- chords that Go workers may trigger too ------------------------------------------------------
+def test_a_member_of_a_shared_chord_arms_it_each_time(bench: Bench) -> None:
+    first, second = bench.take_one("a"), bench.take_one("b")
+    member = bench.member("a", count=0)
+
+    verdicts = bench.make(
+        bench.finish(first, member=member),
+        bench.finish(second, member=bench.member("b", count=0)),
+    )
+
+    assert verdicts == [Verdict.ARMED, Verdict.ARMED]
+    assert bench.broker.ended_count(bench.queue, bench.group()) == 2
+
+
+def test_a_shared_chord_is_taken_back_unless_another_member_has_ended_since(bench: Bench) -> None:
+    bench.make(bench.finish(bench.take_one("a"), member=bench.member("a", count=0)))
+    seen = bench.broker.ended_count(bench.queue, bench.group())
+    bench.make(bench.finish(bench.take_one("b"), member=bench.member("b", count=0)))
+
+    bench.broker.disarm(bench.queue, bench.group(), seen)
+    kept = bench.broker.armed(bench.queue, 10)
+    bench.broker.disarm(bench.queue, bench.group(), 2)
+
+    assert [group for group, _ in kept] == [bench.group()]
+    assert bench.broker.armed(bench.queue, 10) == []

@@ -8,6 +8,7 @@ supervisor's duties, each called when the test wants it and not by a clock.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -72,7 +73,11 @@ class Yard:
         """Let a child settle what it holds and leave the roster."""
         del self.children[child]
         child.stop()
-        child.run()
+        leaving = threading.Thread(target=child.run, daemon=True)
+        leaving.start()
+        leaving.join(PATIENCE_S / 2)
+        if leaving.is_alive():
+            pytest.fail(f"a child holds on to what it cannot finish: {self.left()}")
 
     def promoter(self) -> Promoter:
         """Return the duty that moves due messages."""

@@ -36,7 +36,9 @@ class _Server(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def programs(pytestconfig: pytest.Config) -> dict[str, Path]:
+def programs(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Build go/ for each Machinery; both are kept with pytest's cache, and built anew if changed."""
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
@@ -46,8 +48,7 @@ def programs(pytestconfig: pytest.Config) -> dict[str, Path]:
             pytest.fail(f"CI needs Go: {text}", pytrace=False)
         pytest.skip(text)
     cache = pytestconfig.cache
-    assert cache is not None
-    folder = cache.mkdir("interop")
+    folder = cache.mkdir("interop") if cache else tmp_path_factory.mktemp("interop")
     made = {}
     for version, tags in _TAGS.items():
         made[version] = folder / f"machinery-{version}"

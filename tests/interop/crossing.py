@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -26,6 +26,7 @@ from machine.workflow import Chain, Chord, Group
 ROOT = Path(__file__).resolve().parents[2]
 GO_QUEUE, PY_QUEUE, BOTH_QUEUE = "go_q", "py_q", "both_q"
 PATIENCE_S = 20.0
+NEVER_MS = 3_600_000
 
 
 class Peer(NamedTuple):
@@ -252,17 +253,22 @@ class Crossing:
 
     # -- workers ---------------------------------------------------------------------------
     def go_worker(
-        self, queue: str = GO_QUEUE, *, concurrency: int = 4, tasks: Sequence[str] = ()
+        self, queue: str = GO_QUEUE, *, concurrency: int = 4, moves_delayed: bool = True
     ) -> subprocess.Popen[str]:
-        """Start a Go worker, with all its tasks or with these, and return when it is about to look."""
-        more = ["-queue", queue, "-concurrency", str(concurrency), "-tasks", ",".join(tasks)]
+        """Start a Go worker, and return when it is about to look for work."""
+        more = ["-queue", queue, "-concurrency", str(concurrency)]
+        more += [] if moves_delayed else ["-delayed-poll-ms", str(NEVER_MS)]
         worker = self._start_go("worker", *more)
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
         return worker
 
     def py_worker(
-        self, *queues: str, concurrency: int = 4, **variables: str
+        self,
+        *queues: str,
+        concurrency: int = 4,
+        moves_delayed: bool = True,
+        **variables: str,
     ) -> subprocess.Popen[str]:
         """Start a Python worker of one process, and return when it can claim."""
         queues = queues or (PY_QUEUE,)
@@ -275,7 +281,7 @@ class Crossing:
             "TASKS_MODULES": "interop_tasks",
             "WORKER_PROCESSES": "1",
             "WORKER_CONCURRENCY": str(concurrency),
-            "REDIS_DELAYED_TASKS_POLL_PERIOD": "20",
+            "REDIS_DELAYED_TASKS_POLL_PERIOD": "20" if moves_delayed else str(NEVER_MS),
             "LOG_LEVEL": "warning",
             **variables,
         }
@@ -290,10 +296,12 @@ class Crossing:
         )
         return worker
 
-    def both_workers(self, *, go: str = GO_QUEUE, py: str = PY_QUEUE, concurrency: int = 4) -> None:
-        """Start one worker of each language."""
+    def both_workers(
+        self, *, go: str = GO_QUEUE, py: str = PY_QUEUE, concurrency: int = 4, **variables: str
+    ) -> None:
+        """Start one worker of each language; the variables are for Python's."""
         self.go_worker(go, concurrency=concurrency)
-        self.py_worker(py, concurrency=concurrency)
+        self.py_worker(py, concurrency=concurrency, **variables)
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """End one of our processes at once."""
@@ -450,8 +458,3 @@ def narrow(value: float) -> float:
     """Return the float32 next to a number."""
     found: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return found
-
-
-def repeated(job: Job, times: int) -> list[Job]:
-    """Return so many of the same job."""
-    return [replace(job) for _ in range(times)]

@@ -68,6 +68,11 @@ def several() -> tuple[Any, ...]:
 
 
 @task
+def relabel(a: str, b: int, c: float, d: bool, e: bytes, f: list[str]) -> tuple[Any, ...]:
+    return a, b, c, d, e, f
+
+
+@task
 def fail(text: str) -> int:
     raise RuntimeError(text)
 

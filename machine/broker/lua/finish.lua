@@ -15,7 +15,7 @@
 -- ARGV[4+i]  claim    id of claim i
 -- ARGV[4+n+i] head    new state up to its CreatedAt member, "" writes none
 -- ARGV[...]  extras   each with the claim's number: F i payload pending due(Unix ns or "0")
---                     | M i group member count callback | L i letter-id envelope
+--                     | M i group member size(0 = always arm) callback | L i letter-id envelope
 --
 -- Returns  a code for each claim: 1 done, 2 done and its chord is armed, 0 not ours, -1 bad key.
 -- Cost     O(n + extras).
@@ -72,11 +72,11 @@ while ARGV[a] do
     a, k = a + 5, k + 2
   elseif kind == "M" then
     if ours then
-      local new = redis.call("SADD", KEYS[k], ARGV[a + 3])
+      local new, size = redis.call("SADD", KEYS[k], ARGV[a + 3]), tonumber(ARGV[a + 4])
       local kept = math.max(tonumber(ARGV[4]), redis.call("TTL", KEYS[k + 2]))
       redis.call("EXPIRE", KEYS[k], kept)
       redis.call("EXPIRE", KEYS[k + 2], kept)
-      if new == 1 and redis.call("SCARD", KEYS[k]) == tonumber(ARGV[a + 4]) then
+      if size == 0 or (new == 1 and redis.call("SCARD", KEYS[k]) == size) then
         redis.call("HSET", KEYS[k + 1], ARGV[a + 2], ARGV[a + 5])
         codes[i] = 2
       end

@@ -53,6 +53,7 @@ func newTasks(address string, db int) map[string]interface{} {
 		"joined":    func(parts ...string) (string, error) { return strings.Join(parts, "|"), nil },
 		"nothing":   func() error { return nil },
 		"several":   several,
+		"relabel":   relabel,
 		"fail":      func(text string) (int64, error) { return 0, errors.New(text) },
 		"panics":    func(text string) (int64, error) { panic(errors.New(text)) },
 		"now":       func() (int64, error) { return time.Now().UnixNano(), nil },
@@ -85,6 +86,13 @@ func multiply(numbers ...int64) (int64, error) {
 
 func several() (string, int64, float64, bool, []byte, []string, error) {
 	return "two\nlines <&>", -7, 0.5, true, []byte{0, 255}, []string{"a", ""}, nil
+}
+
+// relabel takes what several returns.
+func relabel(
+	a string, b int64, c float64, d bool, e []byte, f []string,
+) (string, int64, float64, bool, []byte, []string, error) {
+	return a, b, c, d, e, f, nil
 }
 
 // relay fails as often as its path has steps left, each time where the path says: "go,py,go" fails

@@ -1,0 +1,313 @@
+"""
+When something is due: a specification in, times out. Pure, in Unix milliseconds.
+
+The grammar is the one of Go Machinery's timetables (robfig's cron: five fields, descriptors,
+``@every``) and is checked here; the search for the next day is cronsim's, the extra ``[cron]``,
+which is loaded when a specification first needs it. This room knows neither tasks nor Redis.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from fractions import Fraction
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+from machine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cronsim import CronSim
+
+#: Descriptors and the five fields they stand for.
+MACROS: Final = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+#: The shortest interval, ms: a scheduler looks at its clock about this often.
+SHORTEST_MS: Final = 100
+
+_EVERY: Final = "@every "
+#: What a timedelta becomes where only text can stand; ``@every`` would cut it to whole seconds.
+_INTERVAL: Final = re.compile(r"@interval ([0-9]{1,15})ms")
+_ZONE: Final = re.compile(r"(?:CRON_)?TZ=(\S*)\s+(.*)", re.DOTALL)
+_NS: Final = {
+    "ns": 1,
+    "us": 1000,
+    "\N{MICRO SIGN}s": 1000,
+    "\N{GREEK SMALL LETTER MU}s": 1000,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_PART: Final = re.compile(rf"([0-9]{{1,19}}(?:\.[0-9]{{0,19}})?|\.[0-9]{{1,19}})({'|'.join(_NS)})")
+#: First stretch of time that is searched for the last time before now, ms, and how it grows.
+_FIRST_WINDOW_MS, _GROWTH = 120_000, 8
+
+
+class _Field(NamedTuple):
+    """One of the five: its name, its bounds, its words (the first one means ``least``)."""
+
+    name: str
+    least: int
+    most: int
+    words: tuple[str, ...] = ()
+
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_FIELDS: Final = (
+    _Field("minute", 0, 59),
+    _Field("hour", 0, 23),
+    _Field("day of month", 1, 31),
+    _Field("month", 1, 12, _MONTHS),
+    _Field("day of week", 0, 6, _DAYS),
+)
+
+
+class Schedule(ABC):
+    """Times that follow from a specification alone, so that every process finds the same ones."""
+
+    @abstractmethod
+    def next_after(self, ms: int) -> int | None:
+        """Return the first time later than ``ms``; ``None`` = never."""
+
+    @abstractmethod
+    def times(self, after_ms: int, until_ms: int, most: int) -> list[int]:
+        """Return the last ``most`` times in (after_ms, until_ms], earliest first."""
+
+    def start(self, now_ms: int) -> int:
+        """Return the time to count from when this is first seen."""
+        return now_ms - now_ms % 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Every(Schedule):
+    """
+    Again and again after ``period_ms``, counted from the time before.
+
+    With whole seconds, a time is cut to its second first, as Machinery does.
+    """
+
+    period_ms: int
+
+    def start(self, now_ms: int) -> int:
+        """Return the time to count from when this is first seen."""
+        return now_ms if self.period_ms % 1000 else now_ms - now_ms % 1000
+
+    def next_after(self, ms: int) -> int:
+        """Return one period after ``ms``."""
+        return self.start(ms) + self.period_ms
+
+    def times(self, after_ms: int, until_ms: int, most: int) -> list[int]:
+        """Return the last ``most`` times in (after_ms, until_ms], earliest first."""
+        first = self.start(after_ms)
+        count = (until_ms - first) // self.period_ms
+        return [first + n * self.period_ms for n in range(max(1, count - most + 1), count + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cron(Schedule):
+    """
+    Five fields in one time zone.
+
+    A fixed time of day that a change of the clocks skips comes when they have changed, and one
+    that they repeat comes once. With a ``*`` in front of minute or hour, time just goes on.
+
+    Args:
+        fields: As cronsim reads them: explicit numbers, and ``*`` where the meaning hangs on it.
+        zone: The time zone.
+    """
+
+    fields: str
+    zone: tzinfo
+
+    def next_after(self, ms: int) -> int | None:
+        """Return the first time later than ``ms``; ``None`` = not in 50 years."""
+        return next(self._walk(ms), None)
+
+    def times(self, after_ms: int, until_ms: int, most: int) -> list[int]:
+        """Return the last ``most`` times in (after_ms, until_ms], earliest first."""
+        window_ms = _FIRST_WINDOW_MS
+        while True:  # backwards in growing steps: a year of minutes must not be walked
+            from_ms = max(after_ms, until_ms - window_ms)
+            found = deque(takewhile(lambda ms: ms <= until_ms, self._walk(from_ms)), maxlen=most)
+            if len(found) == most or from_ms == after_ms:
+                return list(found)
+            window_ms *= _GROWTH
+
+    def _walk(self, ms: int) -> Iterator[int]:
+        from cronsim import CronSimError  # noqa: PLC0415 - an extra, loaded where it is used
+
+        try:
+            walk = _cronsim()(self.fields, datetime.fromtimestamp(ms // 1000, self.zone))
+        except CronSimError:
+            return  # the 31st of February: Machinery takes it, and never fires
+        last_ms = ms
+        for found in walk:
+            found_ms = int(found.timestamp()) * 1000
+            # Where the clocks change, local times come twice, or stand for the same moment.
+            if found_ms > last_ms:
+                last_ms = found_ms
+                yield found_ms
+
+
+def spec_text(spec: str | timedelta) -> str:
+    """Return a specification as text that `parse` reads back."""
+    if isinstance(spec, str):
+        return spec
+    return f"@interval {spec // timedelta(milliseconds=1)}ms"
+
+
+def parse(spec: str, tz: str = "") -> Schedule:
+    """
+    Return the times that a specification means.
+
+    Args:
+        spec: Five fields (minute, hour, day of month, month, day of week), ``@daily`` and
+            its like, or ``@every`` with a Go duration, cut to whole seconds, at least one.
+            ``TZ=Zone`` or ``CRON_TZ=Zone`` may stand in front.
+        tz: The same zone by another way; "" = UTC.
+
+    Raises:
+        ConfigError: It is none of these, or needs the extra ``[cron]``, which is missing.
+    """
+    if not spec.replace("\t", " ").isprintable():
+        raise ConfigError(f"Schedule {spec!r}: it must be one line of plain text.")
+    named = _ZONE.fullmatch(spec)
+    rest = named[2].strip() if named else spec
+    if named and tz and named[1] != tz:
+        raise ConfigError(f"Schedule {spec!r}: tz is {tz!r}, which is another zone; give one.")
+    zone = _zone(spec, named[1] if named else tz)
+    if interval := _INTERVAL.fullmatch(rest):
+        return _interval(spec, int(interval[1]))
+    if rest.startswith(_EVERY):
+        return Every(max(1, _go_duration_ns(spec, rest.removeprefix(_EVERY)) // 10**9) * 1000)
+    if rest.startswith("@") and rest not in MACROS:
+        raise ConfigError(
+            f"Schedule {spec!r}: unknown descriptor; use {', '.join(MACROS)}, or '@every 90s'."
+        )
+    fields = _fields(spec, MACROS.get(rest, rest))
+    _cronsim(spec)
+    return Cron(fields, zone)
+
+
+def _interval(spec: str, period_ms: int) -> Every:
+    if period_ms < SHORTEST_MS:
+        raise ConfigError(
+            f"Schedule {spec!r}: the shortest interval is {SHORTEST_MS} ms; run the task in a loop."
+        )
+    return Every(period_ms)
+
+
+def _zone(spec: str, name: str) -> tzinfo:
+    if name in ("", "UTC"):
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"Schedule {spec!r}: there is no time zone {name!r} here; give one like "
+            "Europe/Paris (on a small system, install tzdata)."
+        ) from error
+
+
+def _go_duration_ns(spec: str, text: str) -> int:
+    """Read what Go's time.ParseDuration reads: "90s", "1h30m", "1.5h", "-5s", "0"."""
+    sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
+    parts = list(_PART.finditer(digits))
+    whole = "".join(part[0] for part in parts)
+    total = int(sum(Fraction(f"0{part[1]}") * _NS[part[2]] for part in parts))
+    if (digits != "0" and (not parts or whole != digits)) or total >= 2**63:
+        raise ConfigError(
+            f"Schedule {spec!r}: {text!r} is not a duration; write one like 90s, 1h30m or 1.5h."
+        )
+    return -total if sign == "-" else total
+
+
+def _fields(spec: str, text: str) -> str:
+    words = text.split()
+    if len(words) != len(_FIELDS):
+        raise ConfigError(
+            f"Schedule {spec!r}: expected exactly 5 fields, found {len(words)}: {words}. They are "
+            "minute, hour, day of month, month, day of week."
+        )
+    translated = [_translated(spec, f, word) for f, word in zip(_FIELDS, words, strict=True)]
+    return " ".join(translated)
+
+
+def _translated(spec: str, field: _Field, word: str) -> str:
+    """Return a field in cronsim's words, which mean to it what Machinery's mean to Machinery."""
+    items = [item for item in word.split(",") if item]
+    if not items:
+        raise ConfigError(f"Schedule {spec!r}: the field {field.name} is {word!r}, without values.")
+    # Only the days' stars decide something (both must match, or either); */2 is no star there.
+    is_day = field.name.startswith("day")
+    found = []
+    for item in items:
+        is_star, values = _values(spec, field, item)
+        if is_day and is_star and values.step == 1:
+            return "*"
+        if is_star and not is_day:
+            found.append("*" if values.step == 1 else f"*/{values.step}")
+        else:
+            found.append(",".join(map(str, values)))
+    return ",".join(found)
+
+
+def _values(spec: str, field: _Field, item: str) -> tuple[bool, range]:
+    """Return whether an item of a list is a star, and its values."""
+    body, slash, step_text = item.partition("/")
+    first, dash, last = body.partition("-")
+    is_star = body in ("*", "?")
+    least = field.least if is_star else _number(spec, field, item, first)
+    # As in robfig's cron, n/step goes on to the end.
+    to_end = is_star or (slash and not dash)
+    most = field.most if to_end else _number(spec, field, item, last) if dash else least
+    step = _digits(step_text) if slash else 1
+    if not field.least <= least <= most <= field.most or not step:
+        raise _bad(spec, field, item)
+    return is_star, range(least, most + 1, step)
+
+
+def _number(spec: str, field: _Field, item: str, text: str) -> int:
+    if text.lower() in field.words:
+        return field.words.index(text.lower()) + field.least
+    number = _digits(text)
+    if number is None:
+        raise _bad(spec, field, item)
+    return number
+
+
+def _digits(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def _bad(spec: str, field: _Field, item: str) -> ConfigError:
+    words = f" or {field.words[0]} to {field.words[-1]}" if field.words else ""
+    return ConfigError(
+        f"Schedule {spec!r}: {item!r} is no {field.name}: give *, a number from {field.least} to "
+        f"{field.most}{words}, a range a-b with a before b, or one of these with /step."
+    )
+
+
+def _cronsim(spec: str = "") -> type[CronSim]:
+    try:
+        from cronsim import CronSim  # noqa: PLC0415 - an extra, loaded where it is used
+    except ImportError as error:
+        raise ConfigError(
+            f"Schedule {spec!r} needs the cron extra: pip install 'werk[cron]'. "
+            "'@every 5m' and intervals do without."
+        ) from error
+    return CronSim

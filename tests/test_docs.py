@@ -399,7 +399,8 @@ def script_keys(path: Path) -> Iterator[str]:
 SCRIPT_NAMES = {
     "workers": "workers", "held": "held", "heir": "held", "seq": "sequence", "redel": "redelivered",
     "hop": "hop", "dlq": "dead", "dlq:ix": "dead_index", "chords": "chords", "parked": "parked",
-    "delayed": "DELAYED_DEFAULT", "mutex": "CHORD_MUTEX", "done": "group_done", "ready": "", "state": "", "failed": "", "meta": "",
+    "delayed": "DELAYED_DEFAULT", "mutex": "CHORD_MUTEX", "done": "group_done",
+    "ready": "", "state": "", "failed": "", "meta": "",
 }  # fmt: skip
 
 

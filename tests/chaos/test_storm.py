@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -142,13 +143,14 @@ def fleet(storm_server: EmbeddedServer, tmp_path: Path) -> Iterator[Fleet]:
 def test_a_storm_of_kills_and_freezes_loses_nothing(
     storm_server: EmbeddedServer, fleet: Fleet, wait_until: Callable[..., None]
 ) -> None:
-    seed = int(os.environ.get("STORM_SEED", "0")) or random.randrange(1, 10**6)  # noqa: S311
+    seed = int(os.environ.get("STORM_SEED", "0")) or secrets.randbelow(10**6) + 1
+    chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     print(f"STORM_SEED={seed}")
     raw = redis.Redis.from_url(storm_server.url)
     config = Config(broker=storm_server.url)
 
     with build.server(config, Registry()) as server:
-        results = rage(fleet, random.Random(seed), server, raw, wait_until)
+        results = rage(fleet, chance, server, raw, wait_until)
         outcomes = {
             number: result.get(timeout=60)
             for number, result in enumerate(r for g in results for r in g)

@@ -8,11 +8,15 @@ a kill between the move and the claim strands nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from machine import keys
 from machine.connection import Connections
 from machine.errors import BrokerUnavailable
+
+#: Seconds after its time that a blocking move's answer is given up.
+_LATE_S = 3.0
 
 
 class RedisWaker:
@@ -22,14 +26,20 @@ class RedisWaker:
         self._connections = connections
         self._block_s = block_s
         self._links = {queue: connections.link(waits=True) for queue in queues}
-        self._asked: set[str] = set()
+        #: Queue -> monotonic second when its move was sent.
+        self._asked: dict[str, float] = {}
 
     def arm(self) -> None:
         """Send a blocking move for each queue that has none under way."""
+        now_s = time.monotonic()
         for queue, link in self._links.items():
+            asked_s = self._asked.get(queue)
+            if asked_s is not None and now_s - asked_s > self._block_s + _LATE_S:
+                link.close()  # an answer so late will not come: the network swallows it
+                del self._asked[queue]
             if queue not in self._asked:
                 link.send([("BLMOVE", queue, keys.hop(queue), "LEFT", "RIGHT", self._block_s)])
-                self._asked.add(queue)
+                self._asked[queue] = now_s
 
     def filenos(self) -> list[int]:
         """Return the sockets that a wake-up arrives on."""
@@ -47,7 +57,7 @@ class RedisWaker:
             link = self._links[queue]
             if not link.can_read():
                 continue
-            self._asked.discard(queue)
+            del self._asked[queue]
             try:
                 answer = link.receive()
             except BrokerUnavailable:

@@ -19,7 +19,7 @@ from machine.signature import new_uuid
 from machine.tasks import add, fail, flaky, multiply, nap, say
 
 #: Seconds to wait for each result.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def one_task(_server: Server) -> object:

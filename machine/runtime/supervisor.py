@@ -120,6 +120,9 @@ class Supervisor:
             next_s = self._loops.run_due(now_s)
             self._beat()
             self._doorbell.sleep(min(_LOOK_S, next_s - time.monotonic()))
+        if handle_signals:  # one more would end the goodbye half way
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
         return self._end()
 
     def stop(self) -> None:

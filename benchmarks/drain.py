@@ -25,6 +25,8 @@ from machine import tasks
 KINDS = ("enqueue", "bulk", "drain", "roundtrip")
 _STAGED, _QUEUE, _SAMPLE = "bench.staged", "bench", "bench.sample"
 _CHUNK = 500
+#: Members of a group that is sent in one call.
+_GROUP = 1000
 #: Seconds after which a task counts as lost.
 _LOST_S = 60.0
 
@@ -95,7 +97,8 @@ def _enqueue(place: Place, count: int, into: Samples) -> None:
 def _bulk(place: Place, count: int, into: Samples) -> None:
     message = _message(place)
     with into.rate("bulk", count):
-        tasks.add.map([(i, i) for i in range(count)]).send()
+        for start in range(0, count, _GROUP):
+            tasks.add.map([(i, i) for i in range(start, min(count, start + _GROUP))]).send()
     with into.rate("bulk.bare", count):
         bare.push_batches(place.raw, _QUEUE, [message] * count)
 

@@ -58,6 +58,7 @@ def _kinds(text: str) -> list[str]:
 def main() -> int:
     """Measure and print; return the exit status."""
     options = _parser().parse_args()
+    load = os.getloadavg()[0]
     results: dict[str, drain.Samples] = {}
     version = ""
     for name, cpus in report.PLACES.items():
@@ -70,6 +71,7 @@ def main() -> int:
         "server": version,
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
+        "load before": round(load, 1),
         "tasks": options.tasks,
         "runs": options.runs,
     }

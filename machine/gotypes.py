@@ -1,9 +1,8 @@
 """
 Go Machinery's 29 argument types, and what each is in Python.
 
-Sending turns a Python value into a Go type name and a JSON value; receiving
-turns these back, with Go's own error texts. Nothing here knows JSON text,
-signatures or Redis.
+Sending turns a Python value into a Go type name and a JSON value; receiving turns
+these back, with Go's own error texts. Nothing here knows JSON text or Redis.
 """
 
 from __future__ import annotations
@@ -111,8 +110,8 @@ def result(value: Any, *, empty: str = "[]int64") -> tuple[str, Any]:
     """
     Return the Go type name and the JSON value of something a task returned.
 
-    As `infer`, but bytes are ``[]uint8`` as Go writes them, an int above int64 is
-    ``uint64``, a dict is ``map[string]interface {}`` and any other list or a tuple is
+    As `infer`, but bytes are ``[]uint8`` as Go writes them, an int above int64 is ``uint64``
+    (also in a list), a dict is ``map[string]interface {}`` and any other list or a tuple is
     ``[]interface {}``. Go callers can read none of the last two.
 
     Raises:
@@ -122,10 +121,12 @@ def result(value: Any, *, empty: str = "[]int64") -> tuple[str, Any]:
     if isinstance(value, dict):
         return MAP, _as_json(value, where, 1)
     if isinstance(value, list | tuple):
+        items = list(value)
         try:
-            return infer(list(value), where, empty=empty)
+            return infer(items, where, empty=empty)
         except SignatureError:
-            return MIXED, _as_json(value, where, 1)
+            whole = all(type(item) is int and 0 <= item <= _UNSIGNED_MAX for item in items)
+            return ("[]uint64", items) if whole else (MIXED, _as_json(value, where, 1))
     if isinstance(value, int) and _MAX < value <= _UNSIGNED_MAX:
         return "uint64", int(value)
     go_type, found = infer(value, where)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from machine import gotypes, keys, wire
 from machine.broker.base import Enqueued, Message
@@ -95,22 +96,18 @@ class Outgoing:
         """
         now_ns = time.time_ns()
         created_at = wire.now_text(now_ns)
-        # The same for all: what differs, uuid and name, stands before it.
+        # One state for all: only uuid and name differ, and both stand before this.
         tail = f'"CreatedAt":"{created_at}"'.encode() + wire.STATE_TAIL
+        state = TaskState(task_uuid="", state=State.PENDING, created_at=created_at)
         messages, states = [], []
         for signature in signatures:
-            uuid, eta_ns = signature.uuid, signature.eta_ns
-            state = TaskState(
-                task_uuid=uuid,
-                state=State.PENDING,
-                task_name=signature.name,
-                created_at=created_at,
-            )
+            state.task_uuid, state.task_name = signature.uuid, signature.name
             if not keeps_states:
-                states.append(state)
+                states.append(replace(state))
+            eta_ns = signature.eta_ns
             messages.append(
                 Message(
-                    uuid,
+                    signature.uuid,
                     signature.routing_key,
                     self._encoded(signature),
                     wire.encode_state_head(state) + tail if keeps_states else b"",

@@ -98,6 +98,9 @@ class Parameters:
             if count <= self._most:
                 # The shorter one decides: what is left out at the end is not sent.
                 return [enc(value) for enc, value in zip(self._encoders, args)]  # noqa: B905
+            if self._rest is not None and not self._most:
+                encode = self._rest.encode
+                return [encode(value) for value in args]
             if self._rest is not None:
                 encoders = self._encoders + [self._rest.encode] * (count - self._most)
                 return [enc(value) for enc, value in zip(encoders, args, strict=True)]

@@ -51,8 +51,8 @@ fmt: $(READY) ## format the code and fix what can be fixed
 
 lock: ## pin the dependencies anew (needs uv)
 	@[ -n "$(UV)" ] || { echo "error: uv is needed for this: pip install uv" >&2; exit 1; }
-	$(UV) pip compile $(LOCK) pyproject.toml -o requirements.lock
-	$(UV) pip compile $(LOCK) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile $(LOCK) --extra cron pyproject.toml -o requirements.lock
+	$(UV) pip compile $(LOCK) -c requirements.lock --extra cron --extra dev pyproject.toml -o requirements-dev.lock
 
 # Every platform's hashes, and no index's address: the lock works behind any mirror.
 LOCK = --upgrade --quiet --universal --python-version 3.11 --generate-hashes \

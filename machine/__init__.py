@@ -28,6 +28,7 @@ from machine.errors import (
 )
 from machine.registry import AsyncTask, Registry, Task, current_task, task
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult, TaskContext
+from machine.scheduling import periodic
 from machine.signature import Arg, Signature, State, TaskState
 from machine.workflow import (
     Chain,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     # writing tasks
     "task",
+    "periodic",
     "current_task",
     "RetryLater",
     # sending them

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from machine import keys
@@ -20,21 +21,32 @@ from machine.backend.null import NullBackend
 from machine.backend.redis import RedisBackend
 from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
+from machine.broker.eager_ticks import EagerTicker
 from machine.broker.redis import RedisBroker
+from machine.broker.redis_ticks import RedisTicker
+from machine.broker.ticks import Ticker
 from machine.clock import SystemClock
 from machine.config import Config
 from machine.connection import Connections, Limits
 from machine.errors import ConfigError
+from machine.lock import EagerLock, Lock, RedisLock
+from machine.outgoing import Outgoing
 from machine.registry import Registry
 from machine.runtime.child import Ways
 from machine.runtime.eager import EagerRunner
+from machine.runtime.scheduler import Inbox, Scheduler, Write
 from machine.runtime.settle import Terms
 from machine.runtime.worker import Parts, Plan, Worker
+from machine.scheduling import completed
 from machine.server import Server
+from machine.signature import Signature
+from machine.timetable import Entry
 
 #: Machinery's timeouts are 15 s; a server that answers at all answers sooner than this.
 _MOST_ANSWER_S = 5.0
 _MOST_CONNECT_S = 2.0
+#: Machinery's eager lock is one for the whole process.
+_EAGER_LOCK = EagerLock()
 
 
 def connect(config: Config | None = None) -> Server:
@@ -61,6 +73,7 @@ def server(config: Config, registry: Registry | None = None) -> Server:
         name=name,
         registry=owner.registry,
     )
+    made.scheduler_factory = lambda owner: _scheduler_of(owner, ticker(config))
     return made
 
 
@@ -79,6 +92,8 @@ def _eager_server(config: Config, registry: Registry) -> Server:
     made = Server(config, queue, store, registry)
     runner = EagerRunner(queue, store, registry, terms(config), clock, queue.queues)
     made.after_enqueue = runner.run
+    marks = EagerTicker(queue.store, store.changed)
+    made.scheduler_factory = lambda owner: _scheduler_of(owner, marks)
     return made
 
 
@@ -162,6 +177,58 @@ def backend(config: Config, *, for_worker: bool = False) -> Backend:
     return RedisBackend(links, results_expire_s=config.results_expire_in)
 
 
+def ticker(config: Config, *, for_worker: bool = False) -> RedisTicker:
+    """Return the timetable's marks, on connections of their own."""
+    return RedisTicker(
+        connections(config, config.broker, retry_s=0.0 if for_worker else 30.0),
+        results_expire_s=config.results_expire_in,
+        max_queue_length=config.max_queue_length,
+    )
+
+
+def lock(config: Config) -> Lock | None:
+    """Return Machinery's lock for periodic tasks, where they are shared with Go."""
+    if not config.periodic_program:
+        return None
+    if config.lock_url == "eager":
+        return _EAGER_LOCK
+    return RedisLock(connections(config, config.lock_url, retry_s=0.0))
+
+
+def _scheduler_of(owner: Server, marks: Ticker) -> Scheduler:
+    """Return a scheduler of what is registered at a server, in the server's own process."""
+    outgoing = Outgoing(owner.config, owner.registry)
+
+    def write(signatures: Sequence[Signature]) -> Any:
+        if owner.before_publish is not None:
+            for signature in signatures:
+                owner.before_publish(signature)
+        return outgoing.messages(signatures, keeps_states=owner.broker.keeps_states)
+
+    def sent() -> None:
+        if owner.after_enqueue is not None:
+            owner.after_enqueue()
+
+    store = owner.backend or NullBackend()
+    return _scheduler(owner.config, marks, store, owner.timetable, write, sent)
+
+
+def _scheduler(
+    config: Config,
+    marks: Ticker,
+    store: Backend,
+    entries: Callable[[], Sequence[Entry]],
+    write: Write,
+    on_sent: Callable[[], None] = lambda: None,
+) -> Scheduler:
+    return Scheduler(
+        *(marks, store, config.default_queue, entries, write),
+        lock=lock(config),
+        program=config.periodic_program,
+        on_sent=on_sent,
+    )
+
+
 def terms(config: Config) -> Terms:
     """Return what settling needs to know."""
     return Terms(
@@ -203,6 +270,11 @@ def worker(
         server(config, found)
         return found
 
+    def schedule(store: Backend, inbox: Inbox) -> Scheduler:
+        write = partial(outgoing.messages, keeps_states=keeps_states(config))
+        return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
+
+    outgoing = Outgoing(config, Registry())
     ways = Ways(
         queues=tuple(queues) or config.worker_queues,
         slots=config.slot_count,
@@ -226,6 +298,8 @@ def worker(
         broker=lambda: broker(config, for_worker=True),
         backend=lambda: backend(config, for_worker=True),
         registry=collect,
+        timetable=lambda found: completed(found, Outgoing(config, found)),
+        scheduler=schedule,
     )
     return Worker(parts, plan, SystemClock())
 

@@ -24,8 +24,7 @@ from machine.settings import Setting, setting, settle, shown, table_of, values_o
 
 _log = logging.getLogger(__name__)
 
-_FILE = "config.yml"
-_QUOTA = "/sys/fs/cgroup/cpu.max"
+_FILE, _QUOTA = "config.yml", "/sys/fs/cgroup/cpu.max"
 
 #: Bounds and units that return.
 _THEIRS: Any = {"ours": False}
@@ -130,6 +129,7 @@ class Config:
     lock: str = setting(
         "", "Where periodic tasks are locked: a Redis URL or eager, empty = as broker.", **_URL
     )
+    periodic_program: str = setting("", "Go program with the same timetable.", form=settings.NAME)
     default_queue: str = setting(
         "machinery_tasks", "Queue of tasks that name none.", form=settings.QUEUE, **_THEIRS
     )
@@ -178,7 +178,7 @@ class Config:
         25.0, "How long running tasks may go on after SIGTERM.", **_SECONDS
     )
     worker_flush_ms: float = setting(
-        2.0,
+        5.0,
         "Longest wait of a result for others to be written with.",
         unit="milliseconds",
         least=0,

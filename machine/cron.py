@@ -14,10 +14,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from fractions import Fraction
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from machine.errors import ConfigError
 
@@ -51,7 +49,7 @@ _NS: Final = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_PART: Final = re.compile(rf"([0-9]{{1,19}}(?:\.[0-9]{{0,19}})?|\.[0-9]{{1,19}})({'|'.join(_NS)})")
+_PART: Final = re.compile(rf"(?=\.?[0-9])([0-9]{{0,19}})(?:\.([0-9]{{0,19}}))?({'|'.join(_NS)})")
 #: First stretch of time that is searched for the last time before now, ms, and how it grows.
 _FIRST_WINDOW_MS, _GROWTH = 120_000, 8
 
@@ -157,8 +155,11 @@ class Cron(Schedule):
         last_ms = ms
         for found in walk:
             found_ms = int(found.timestamp()) * 1000
+            shown = datetime.fromtimestamp(found_ms // 1000, self.zone)
+            # Some clocks change at midnight, and cronsim then finds an hour that is skipped.
+            is_there = walk.fixup_tz is not None or shown.hour in walk.hours
             # Where the clocks change, local times come twice, or stand for the same moment.
-            if found_ms > last_ms:
+            if found_ms > last_ms and is_there:
                 last_ms = found_ms
                 yield found_ms
 
@@ -214,6 +215,8 @@ def _interval(spec: str, period_ms: int) -> Every:
 def _zone(spec: str, name: str) -> tzinfo:
     if name in ("", "UTC"):
         return UTC
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - 5 ms, only where a zone is named
+
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
@@ -228,7 +231,11 @@ def _go_duration_ns(spec: str, text: str) -> int:
     sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
     parts = list(_PART.finditer(digits))
     whole = "".join(part[0] for part in parts)
-    total = int(sum(Fraction(f"0{part[1]}") * _NS[part[2]] for part in parts))
+    total: int = sum(
+        int(part[1] or 0) * _NS[part[3]]
+        + int(part[2] or 0) * _NS[part[3]] // 10 ** len(part[2] or "")
+        for part in parts
+    )
     if (digits != "0" and (not parts or whole != digits)) or total >= 2**63:
         raise ConfigError(
             f"Schedule {spec!r}: {text!r} is not a duration; write one like 90s, 1h30m or 1.5h."

@@ -73,6 +73,11 @@ def group_done(queue: str, group_uuid: str) -> str:
     return f"{{{queue}}}:g:{group_uuid}"
 
 
+def periodic(queue: str) -> str:
+    """HASH: entry of the timetable -> mark: the times last served and last sent for, Unix ms."""
+    return f"{{{queue}}}:periodic"
+
+
 def is_queue_name(name: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
     """
     Say whether a list of this name may be a queue.

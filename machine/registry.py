@@ -21,6 +21,7 @@ from machine.errors import ConfigError, MachineError, SignatureError, TaskNotReg
 from machine.parameters import Parameters
 from machine.result import AsyncResult, TaskContext, running_task
 from machine.signature import ON_CRASH_HEADER, Arg
+from machine.timetable import Entry
 from machine.workflow import Group, Sender, TypedSignature
 
 P = ParamSpec("P")
@@ -59,9 +60,11 @@ class Task(Generic[P, R]):
         is_async: Whether calling ``fn`` gives a coroutine.
         on_crash: "retry" runs it again when its worker died, "fail" does not.
         parameters: How its arguments travel.
+        schedules: When it is sent by itself; see ``@periodic``.
     """
 
     is_async = False
+    schedules: tuple[Entry, ...] = ()
 
     def __init__(
         self,
@@ -249,11 +252,13 @@ class Registry:
 
     Attributes:
         at_most_once: Names of those that do not run again when their worker died.
+        schedules: The timetable, by name of the entry.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[Any, Any]] = {}
         self.at_most_once: set[str] = set()
+        self.schedules: dict[str, Entry] = {}
 
     def collect(self, *modules: str | ModuleType) -> list[Task[Any, Any]]:
         """
@@ -327,7 +332,17 @@ class Registry:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def add_schedule(self, entry: Entry) -> None:
+        """Add an entry to the timetable; the name of another one is refused."""
+        if self.schedules.setdefault(entry.name, entry) != entry:
+            raise SignatureError(
+                f"Two schedules are called {entry.name!r}; give one another name, as in "
+                "@periodic(…, name='other')."
+            )
+
     def _store(self, tasks: Mapping[str, Task[Any, Any]]) -> None:
+        for entry in (entry for new in tasks.values() for entry in new.schedules):
+            self.add_schedule(entry)
         self._tasks.update(tasks)
         self.at_most_once |= {name for name, new in tasks.items() if new.on_crash == "fail"}
 

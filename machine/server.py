@@ -26,13 +26,14 @@ from machine.errors import (
 from machine.outgoing import Outgoing, judge, told
 from machine.registry import Registry, Task
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.scheduling import Scheduling
 from machine.signature import GroupMeta, Signature, TaskState
 from machine.workflow import Chain, Chord, Group, TypedSignature, copied
 
 R = TypeVar("R")
 
 
-class Server:
+class Server(Scheduling):
     """
     Machinery's Server: everything a caller needs, and the way to a worker.
 
@@ -67,7 +68,7 @@ class Server:
         self.after_enqueue: Callable[[], None] | None = None
         self.worker_factory: Callable[[Server, str, int], Any] | None = None
         self.backend = backend
-        self._outgoing = Outgoing(config, self.registry)
+        super().__init__(self.registry, Outgoing(config, self.registry))
         for task in self.registry:
             task.bind_sender(self)
 
@@ -245,6 +246,7 @@ class Server:
         """Close every connection; tasks bound to this server are let go."""
         for task in self.registry:
             task.release_sender(self)
+        self.stop_schedulers()
         self.broker.close()
         if self.backend is not None:
             self.backend.close()

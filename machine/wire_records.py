@@ -178,6 +178,8 @@ def decode_group(raw: bytes) -> GroupMeta:
     """
     values = _fields(parse(raw, "group"), "group", _GROUP_PLACES, _GROUP_EMPTY, _GROUP_TYPES)
     uuid, members, triggered, lock, created_at, ttl = values
+    if not uuid:  # a task's state has none of these fields, and would pass for an empty group
+        raise unexpected("group field GroupUUID", uuid, "the group's id")
     for member in members:
         if type(member) is not str:
             raise unexpected("group field TaskUUIDs", member, "an array of strings")

@@ -26,8 +26,8 @@ T = TypeVar("T")
 settings.register_profile("werk", deadline=None, print_blob=True)
 settings.load_profile("werk")
 
-#: Kinds of key that stay without a TTL by design (docs/redis.md): the fence, and dead letters.
-PERMANENT = frozenset({"seq", "dlq"})
+#: Kinds of key that stay without a TTL by design (docs/redis.md): fence, dead letters, marks.
+PERMANENT = frozenset({"seq", "dlq", "periodic"})
 #: Kinds that hold work; empty, and so gone, once a test has finished what it started.
 WORK = frozenset({"queue", "delayed", "hop", "workers", "w", "redel", "parked", "chords"})
 

@@ -400,6 +400,7 @@ SCRIPT_NAMES = {
     "workers": "workers", "held": "held", "heir": "held", "seq": "sequence", "redel": "redelivered",
     "hop": "hop", "dlq": "dead", "dlq:ix": "dead_index", "chords": "chords", "parked": "parked",
     "delayed": "DELAYED_DEFAULT", "mutex": "CHORD_MUTEX", "done": "group_done",
+    "periodic": "periodic",
     "ready": "", "state": "", "failed": "", "meta": "",
 }  # fmt: skip
 

@@ -23,12 +23,21 @@ class Watch:
         uuids: The tasks.
         missing_ok: Whether a task without a state is still to come.
         wake: Called whenever something new is in ``ready`` or ``error``.
+
+    Attributes:
+        ready: Final states that nobody has taken yet.
+        waiting: Tasks that have not ended.
+        unread: Those of them that were not looked at even once.
+        is_late: Whether it waits for nothing but this first look any more.
+        error: Why there will be no more.
     """
 
-    __slots__ = ("error", "missing_ok", "ready", "waiting", "wake")
+    __slots__ = ("error", "is_late", "missing_ok", "ready", "unread", "waiting", "wake")
 
     def __init__(self, uuids: Iterable[str], *, missing_ok: bool, wake: Callable[[], None]) -> None:
         self.waiting = set(uuids)
+        self.unread = set(self.waiting)
+        self.is_late = False
         self.missing_ok = missing_ok
         self.ready: deque[TaskState] = deque()
         self.error: MachineError | None = None
@@ -38,6 +47,17 @@ class Watch:
     def is_over(self) -> bool:
         """Whether nothing more is to come."""
         return not self.waiting or self.error is not None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take, or nothing to wait for."""
+        return bool(self.ready) or self.is_over
+
+    def take(self) -> list[TaskState]:
+        """Return what is ready, once."""
+        taken = list(self.ready)
+        self.ready.clear()
+        return taken
 
 
 class Interest:
@@ -60,16 +80,16 @@ class Interest:
         """Return those of these keys that somebody waits for; of all keys when none is named."""
         return [u for u in uuids if u in self._watches] if uuids else list(self._watches)
 
-    def watches(self) -> set[Watch]:
-        """Return every watch."""
-        return {watch for watches in self._watches.values() for watch in watches}
-
     def answer(self, uuids: Sequence[str], values: Sequence[bytes | None]) -> None:
         """Give what was read to those who wait for it; a state that is not final wakes nobody."""
         for uuid, value in zip(uuids, values, strict=True):
             watches = self._watches.get(uuid)
             if not watches:
                 continue
+            for watch in watches:
+                watch.unread.discard(uuid)
+                if watch.is_late and not watch.unread:
+                    watch.wake()
             try:
                 state = None if value is None else wire.decode_state(value)
             except MachineError as error:
@@ -84,11 +104,23 @@ class Interest:
                     watch.ready.append(state)
                     watch.wake()
 
+    def fail(self, error: MachineError, uuids: Sequence[str] = ()) -> None:
+        """End every watch of these keys; of all keys when none is named."""
+        self._fail([w for uuid in self.wanted(uuids) for w in self._watches.get(uuid, ())], error)
+
+    def wake_unread(self) -> None:
+        """Wake those who have seen nothing yet: there is nothing to see for now."""
+        for watches in self._watches.values():
+            for watch in watches:
+                if watch.unread:
+                    watch.wake()
+
     def _fail(self, watches: Sequence[Watch], error: MachineError) -> None:
         for watch in list(watches):
-            watch.error = error
-            self.remove(watch)
-            watch.wake()
+            if watch.error is None:
+                watch.error = error
+                self.remove(watch)
+                watch.wake()
 
     def _drop(self, uuid: str, watch: Watch) -> None:
         watches = self._watches.get(uuid, [])

@@ -8,14 +8,16 @@ that the second one finds its connection open.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from weakref import WeakKeyDictionary
 
 from machine.backend.interest import Interest, Watch
-from machine.backend.redis_watch import MOST_KEYS
-from machine.connection import Connections, Push, error_of, next_pause_s
-from machine.connection_aio import AsyncLink
+from machine.backend.redis_watch import FIRST_PAUSE_S, LOOK_AGAIN_S, MOST_KEYS
+from machine.connection import Connections, next_pause_s
+from machine.connection_aio import AsyncLink, of_loop
+from machine.connection_errors import error_of
+from machine.connection_link import Push
 from machine.errors import BrokerUnavailable, MachineError, ResultTimeout
 from machine.signature import TaskState
 
@@ -25,77 +27,124 @@ class AsyncWatcher:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
+        self._answer_s = connections.limits.answer_s
         self._interest = Interest()
+        self._reader: asyncio.Task[None] | None = None
         self._link: AsyncLink | None = None
         self._asked: deque[list[str]] = deque()
-        self._reader: asyncio.Task[None] | None = None
+        self._asked_anew = asyncio.Event()
+        #: Bounds the reader's wait for an answer; without a limit while none is due.
+        self._patience: asyncio.Timeout | None = None
+        #: Why there is no link just now.
+        self._lost: BrokerUnavailable | None = None
+        self._is_heard = False
 
     async def completed(
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool
     ) -> AsyncIterator[TaskState]:
         """Yield each task's final state; see `Backend.completed`."""
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
+        asked_at = asyncio.get_running_loop().time()
+        deadline = None if timeout_s is None else asked_at + timeout_s
         news = asyncio.Event()
         watch = Watch(uuids, missing_ok=missing_ok, wake=news.set)
+        if not watch.waiting:
+            return
         self._interest.add(watch)
         try:
-            await self._ask(list(watch.waiting))
+            await self._ask(list(dict.fromkeys(uuids)))
             while True:
-                while watch.ready:
-                    yield watch.ready.popleft()
+                for state in watch.take():
+                    yield state
+                if watch.ready:
+                    continue
                 if watch.error:
                     raise watch.error
                 if not watch.waiting:
                     return
+                left_s = self._left_s(watch, deadline, asked_at)
                 # Not asyncio.timeout() around it all: it would cancel whoever iterates.
-                left_s = None if deadline is None else deadline - loop.time()
-                if left_s is not None and self._unanswered(watch):
-                    left_s = max(left_s, self._connections.limits.answer_s)
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), left_s)
-                except TimeoutError:
-                    raise ResultTimeout from None
                 news.clear()
         finally:
             self._interest.remove(watch)
 
-    def _unanswered(self, watch: Watch) -> bool:
-        """Say whether its keys have not been read once yet: that may always be waited for."""
-        asked = {uuid for chunk in self._asked for uuid in chunk}
-        return self._link is None or not watch.waiting.isdisjoint(asked)
+    async def close(self) -> None:
+        """Stop reading and close the connection; whoever waits gets `BrokerUnavailable`."""
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        where = self._connections.where
+        self._interest.fail(BrokerUnavailable(f"The connection to Redis at {where} was closed."))
 
+    def _left_s(self, watch: Watch, deadline: float | None, asked_at: float) -> float | None:
+        """Return the seconds left, > 0, or raise; see `redis_watch.Watcher`."""
+        if deadline is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        if now >= deadline:
+            lost = self._lost if watch.unread else None
+            deadline = asked_at + self._answer_s
+            if lost or not watch.unread or now >= deadline:
+                raise lost or ResultTimeout
+            watch.is_late = True
+        return deadline - now
+
+    # -- asking: every coroutine -----------------------------------------------------------
     async def _ask(self, uuids: list[str]) -> None:
-        """Have these keys read; a reader that is not there yet reads everything anyway."""
+        """Have these keys read; a reader that has no link yet reads everything anyway."""
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read_until_lost())
-        elif self._link is not None and uuids:
+        elif self._link is not None:
             try:
                 await self._send(self._link, uuids)
             except BrokerUnavailable:
                 self._link = None  # the reader notices and asks for everything again
+            except BaseException:
+                self._link = None
+                raise
 
     async def _send(self, link: AsyncLink, uuids: list[str]) -> None:
+        if not uuids:
+            return
+        if not self._asked:
+            self._be_patient(self._answer_s)
         chunks = [uuids[i : i + MOST_KEYS] for i in range(0, len(uuids), MOST_KEYS)]
         self._asked.extend(chunks)
+        self._asked_anew.set()
         await link.send([("MGET", *chunk) for chunk in chunks])
 
+    def _be_patient(self, seconds: float | None) -> None:
+        if self._patience is not None and not self._patience.expired():
+            when = None if seconds is None else asyncio.get_running_loop().time() + seconds
+            self._patience.reschedule(when)
+
+    # -- reading: one task -----------------------------------------------------------------
     async def _read_until_lost(self) -> None:
         """Read; open the connection again when it is lost and somebody waits."""
         loop = asyncio.get_running_loop()
-        pause_s, lost_at = 0.01, None
+        pause_s, lost_at = FIRST_PAUSE_S, 0.0
         while True:
             link = AsyncLink(self._connections, waits=True, protocol=3)
+            self._is_heard = False
             try:
                 await self._read(link)
             except BrokerUnavailable as error:
+                if self._is_heard:
+                    pause_s, lost_at = FIRST_PAUSE_S, 0.0
                 lost_at = lost_at or loop.time()
                 if loop.time() - lost_at > self._connections.limits.retry_s:
-                    self._fail(error)
+                    self._interest.fail(error)
+                self._lost = error
+                self._interest.wake_unread()
             except MachineError as error:
-                self._fail(error)
+                self._interest.fail(error)
+            except Exception as error:
+                self._interest.fail(MachineError(f"Waiting for results broke off: {error!r}"))
+                raise
             finally:
-                self._link = None
+                self._link = self._patience = None
                 self._asked.clear()
                 await link.close()
             if not self._interest.wanted():
@@ -104,45 +153,50 @@ class AsyncWatcher:
             pause_s = next_pause_s(pause_s)
 
     async def _read(self, link: AsyncLink) -> None:
-        await link.send([("CLIENT", "TRACKING", "ON")])
-        tracks = not isinstance(await link.receive(), Exception)
-        self._link = link
-        await self._send(link, self._interest.wanted())
+        """Read for ever; raise when the connection is lost, or hangs."""
+        limits = self._connections.limits
+        try:
+            async with asyncio.timeout(limits.connect_s + limits.answer_s):
+                tracks = await link.track()
+            async with asyncio.timeout(None) as self._patience:
+                self._link, self._lost = link, None
+                await self._send(link, self._interest.wanted())
+                await self._read_on(link, tracks=tracks)
+        except TimeoutError as error:
+            message = f"Redis at {self._connections.where} did not answer in {self._answer_s:g} s"
+            raise BrokerUnavailable(message) from error
+
+    async def _read_on(self, link: AsyncLink, *, tracks: bool) -> None:
+        look_s = FIRST_PAUSE_S
         while True:
             answer = await link.receive(push=True)
+            self._is_heard = True
             if isinstance(answer, Push):
                 changed = self._interest.wanted([key.decode() for key in answer])
-                if changed:
-                    await self._send(link, changed)
-            elif isinstance(answer, Exception):
-                raise error_of(answer, self._connections.where) from answer
+                await self._send(link, changed)
+                continue
+            asked = self._asked.popleft()
+            self._be_patient(self._answer_s if self._asked else None)
+            if isinstance(answer, Exception):
+                error = error_of(answer, self._connections.where)
+                if isinstance(error, BrokerUnavailable):
+                    raise error from answer
+                self._interest.fail(error, asked)
             else:
-                self._interest.answer(self._asked.popleft(), answer)
-                if not tracks and not self._asked and self._interest.wanted():
-                    await asyncio.sleep(0.05)  # tracking is refused here: somebody has to look
-                    await self._send(link, self._interest.wanted())
+                self._interest.answer(asked, answer)
+            if not tracks and not self._asked and self._interest.wanted():
+                look_s = min(LOOK_AGAIN_S, look_s * 1.5)
+                await self._look_again(link, look_s)
 
-    def _fail(self, error: MachineError) -> None:
-        for watch in self._interest.watches():
-            watch.error = error
-            self._interest.remove(watch)
-            watch.wake()
-
-    async def close(self) -> None:
-        """Stop reading and close the connection."""
-        reader, self._reader = self._reader, None
-        if reader is not None and not reader.done():
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-
-
-_watchers: WeakKeyDictionary[
-    Connections, WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWatcher]
-]
-_watchers = WeakKeyDictionary()
+    async def _look_again(self, link: AsyncLink, pause_s: float) -> None:
+        """Where tracking is refused: ask for everything after a pause, unless somebody asks."""
+        self._asked_anew.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._asked_anew.wait(), pause_s)
+        if not self._asked:
+            await self._send(link, self._interest.wanted())
 
 
 def watcher_of(connections: Connections) -> AsyncWatcher:
     """Return the running event loop's watcher for this server."""
-    of_loops = _watchers.setdefault(connections, WeakKeyDictionary())
-    return of_loops.setdefault(asyncio.get_running_loop(), AsyncWatcher(connections))
+    return of_loop(connections, AsyncWatcher)

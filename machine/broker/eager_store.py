@@ -144,19 +144,23 @@ class EagerStore:
     # -- in --------------------------------------------------------------------------------
     def enqueue(self, message: Message) -> Enqueued:
         """Write the PENDING state and queue the message, unless a state is kept already."""
+        refused = self.refusal(message)
+        if refused is None:
+            self._send(message)
+        elif refused is Enqueued.DUPLICATE and self._backend:
+            self._backend.touch(message.uuid)
+        return Enqueued.QUEUED if refused is None else refused
+
+    def refusal(self, message: Message) -> Enqueued | None:
+        """Return why a message would not be queued, ``None`` when it would."""
         if self._backend and message.pending:
             kind = self._kind(message.uuid)
-            if kind == "state":
-                self._backend.touch(message.uuid)
-                return Enqueued.DUPLICATE
             if kind:
-                return Enqueued.BAD_KEY
+                return Enqueued.DUPLICATE if kind == "state" else Enqueued.BAD_KEY
         if self._kind(message.queue) not in ("", "list"):
             return Enqueued.BAD_KEY
-        if len(self.line(message.queue).ready) >= self._rules.max_queue_length:
-            return Enqueued.FULL
-        self._send(message)
-        return Enqueued.QUEUED
+        full = len(self.line(message.queue).ready) >= self._rules.max_queue_length
+        return Enqueued.FULL if full else None
 
     def promote(self, most: int) -> int:
         """Move due messages to the queues they name, earliest first; say how many left."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Claim, Release, Start
+from machine.broker.base import Broker, Claim, Park, Release, Start
 from machine.clock import Clock
 from machine.errors import BrokerUnavailable, MachineError
 from machine.outcome import Outcome
@@ -35,6 +35,8 @@ _MOST_AHEAD = 200
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 #: How often a full child looks at what runs, seconds.
 _LOOK_S = 0.05
+#: How long after a task that nobody here knows we leave the queue's wake-ups to others, seconds.
+_SHY_S = 65.0
 #: Turns without a running task after which the relief thread rests.
 _QUIET_TURNS = 20
 #: Finished tasks wait this long for others while more of them run, seconds.
@@ -57,7 +59,7 @@ class Ways:
 
     queues: Sequence[str]
     slots: int = 1
-    flush_s: float = 0.002
+    flush_s: float = 0.005
     block_s: float = 2.0
     max_message_bytes: int = 1_048_576
     terms: Terms = field(default_factory=Terms)
@@ -96,6 +98,7 @@ class Child:
         #: Seconds that a task takes, the average of late.
         self._task_s = ways.flush_s
         self._alone = False
+        self._shy_until_s = 0.0
         self._stopping = False
         self._relief = threading.Event()
 
@@ -229,6 +232,8 @@ class Child:
         if self._stopping:
             keep = 0
         jobs, moves = intake.sort(claims[:keep], self._registry, self._ways, self._clock.now_ns())
+        if any(type(move) is Park for move in moves):
+            self._shy_until_s = self._clock.monotonic_s() + _SHY_S
         self._courier.owe(moves)
         self._courier.owe(Release(claim=claim) for claim in claims[keep:])
         self._pool.submit(jobs)
@@ -242,6 +247,15 @@ class Child:
             name, uuid = job.signature.name, job.signature.uuid
             _log.info("task %s %s ended: %s in %.3f s", name, uuid, settled.state.state, took_s)
         self._doorbell.ring_if_asleep()
+
+    def _is_shy(self) -> bool:
+        """
+        Say whether to look for work without asking to be woken.
+
+        What was put aside comes back for somebody who knows its task. Asleep in a
+        blocking pop, a Go worker gets it at once; asleep before it, we would.
+        """
+        return self._clock.monotonic_s() < self._shy_until_s
 
     def _give_back(self) -> None:
         """Release what has not started."""
@@ -260,11 +274,13 @@ class Child:
     def _wait(self, wait_s: float, *, room: bool) -> None:
         """Wait for a wake-up: work in a queue, a job that ended, a signal, or the time."""
         room = room and not self._stopping and not self._alone
-        if any(not job.shown for job in self._pool.running()):
-            wait_s = min(wait_s, self._ways.flush_s)
-        elif not room:
+        busy = self._courier.held_count - self._courier.owed_count
+        if busy > sum(job.shown for job in self._pool.running()):
+            wait_s = min(wait_s, self._ways.flush_s)  # something is to be shown as started soon
+        elif not room or self._is_shy():
             wait_s = min(wait_s, _LOOK_S)
-        woken = self._doorbell.listen(wait_s, arm=room, unless=lambda: self._courier.owed_count > 0)
+        arm = room and not self._is_shy()
+        woken = self._doorbell.listen(wait_s, arm=arm, unless=lambda: self._courier.owed_count > 0)
         if woken and not room:
             self._doorbell.give_back()
         if not self._inline:

@@ -48,9 +48,12 @@ def fire(broker: Broker, backend: Backend, terms: Terms, clock: Clock, member: M
         _log.error("chord of %s cannot fire: %s", group, error)
         return broker.fire_chord(ChordShot(home, group, [], None, b""))
     ended = broker.ended_count(home, group) if terms.shared_groups else 0
-    meta = backend.read_group(group)
-    triggered = b""
+    meta, triggered = None, b""
     ready: Signature | Failed = Failed(f"group {group} has no members any more: its meta expired")
+    try:
+        meta = backend.read_group(group)
+    except (WireError, BrokerRefused) as error:
+        ready = Failed(f"group {group} cannot be read: {error}")
     if meta is not None:
         states = backend.read(meta.task_uuids)
         if terms.shared_groups and not all(state and state.is_completed for state in states):

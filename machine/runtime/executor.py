@@ -7,12 +7,13 @@ writes; the same in a thread, inline, or on an event loop.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from functools import partial
 from typing import Any
 
 from machine import gotypes
-from machine.errors import MachineError, RetryLater, WireError
+from machine.errors import MachineError, RetryLater, SignatureError, WireError
 from machine.follow_up import attempt
 from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.registry import Task
@@ -42,7 +43,7 @@ def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
         return bound
     token = running_task.set(TaskContext(signature, attempt(signature), fence))
     try:
-        return succeeded(task.fn(*bound[0], **bound[1]))
+        return succeeded(task.fn(*bound[0], **bound[1]), task.parameters.result_type)
     except BaseException as error:  # noqa: BLE001 - a task may raise anything; none of it is ours
         return ended_by(error, signature)
     finally:
@@ -56,7 +57,7 @@ async def aexecute(task: Task[..., Any], signature: Signature, fence: int) -> Ou
         return bound
     token = running_task.set(TaskContext(signature, attempt(signature), fence))
     try:
-        return succeeded(await task.fn(*bound[0], **bound[1]))
+        return succeeded(await task.fn(*bound[0], **bound[1]), task.parameters.result_type)
     except BaseException as error:  # noqa: BLE001 - as above
         return ended_by(error, signature)
     finally:
@@ -75,21 +76,34 @@ def _bind(
         return ended_by(error, signature)
 
 
-def succeeded(value: Any) -> Outcome:
+def succeeded(value: Any, declared: str | None = None) -> Outcome:
     """
     Return the outcome of a returned value.
 
     Nothing, one value, or a tuple of several. A value that JSON cannot hold
     fails the task: its result could not be kept.
+
+    Args:
+        value: What the task returned.
+        declared: The Go type of its return annotation, which a value that fits it
+            gets: a Go task behind it takes ``float64`` for one, and no ``int64``.
     """
     try:
         if value is None:
             return Succeeded([])
         if type(value) is tuple:
             return Succeeded([_result(gotypes.result(one)) for one in value])
-        return Succeeded([_result(gotypes.result(value))])
+        return Succeeded([_typed(value, declared)])
     except (MachineError, ValueError, TypeError, RecursionError) as error:
         return Failed(f"The task's result cannot be stored: {error}")
+
+
+def _typed(value: Any, declared: str | None) -> TaskResult:
+    """Return a value with its declared type where it fits, else with its own."""
+    if declared is not None and declared != "[]byte":
+        with contextlib.suppress(SignatureError):  # it returns something else than it says
+            return _result((declared, gotypes.coerce(declared, value, "the result")))
+    return _result(gotypes.result(value))
 
 
 def ended_by(error: BaseException, signature: Signature) -> Failed | Retry:
@@ -111,6 +125,6 @@ def _text(error: BaseException) -> str:
     """Return the error's own text, as Go's ``err.Error()``; its type's name where it has none."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - its __str__ is the task's code too
+    except BaseException:  # noqa: BLE001 - its __str__ is the task's code too
         text = ""
     return text or type(error).__name__

@@ -195,9 +195,7 @@ class LoopPool:
         self._running: set[Job] = set()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="task-loop", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="task-loop", daemon=True)
         self._thread.start()
 
     def submit(self, jobs: Iterable[Job]) -> None:
@@ -206,6 +204,12 @@ class LoopPool:
         if batch:
             self._running.update(batch)
             self._loop.call_soon_threadsafe(self._start, batch)
+
+    def _serve(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
     def _start(self, jobs: list[Job]) -> None:
         for job in jobs:

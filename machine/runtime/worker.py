@@ -31,7 +31,9 @@ from machine.runtime.heartbeat import Heartbeat
 from machine.runtime.loop import Loop
 from machine.runtime.promoter import Promoter
 from machine.runtime.reaper import Reaper
+from machine.runtime.scheduler import Inbox, Scheduler, report
 from machine.runtime.supervisor import CANNOT_START, Supervisor
+from machine.timetable import Entry
 
 _log = logging.getLogger("machine.worker")
 _PR_SET_PDEATHSIG = 1
@@ -49,11 +51,15 @@ class Parts:
         broker: Makes a worker's broker.
         backend: Makes a backend.
         registry: Imports the tasks, and returns them.
+        timetable: Returns what of these is periodic.
+        scheduler: Makes the supervisor's, of what children report.
     """
 
     broker: Callable[[], Broker]
     backend: Callable[[], Backend]
     registry: Callable[[], Registry]
+    timetable: Callable[[Registry], list[Entry]]
+    scheduler: Callable[[Backend, Inbox], Scheduler]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,8 @@ class Worker:
     def __init__(self, parts: Parts, plan: Plan, clock: Clock) -> None:
         self._parts, self._plan, self._clock = parts, plan, clock
         self._supervisor: Supervisor | None = None
-        self._open: list[Broker | Backend] = []
+        self._open: list[Broker | Backend | Scheduler] = []
+        self._inbox = Inbox()
 
     def launch(self) -> int:
         """
@@ -102,7 +109,8 @@ class Worker:
         plan = self._plan
         own_id = new_worker_id()
         broker, backend = self._parts.broker(), self._parts.backend()
-        self._open = [broker, backend]
+        scheduler = self._parts.scheduler(backend, self._inbox)
+        self._open = [broker, backend, scheduler]
         queues, terms = plan.ways.queues, plan.ways.terms
         reaper = Reaper(
             *(broker, backend, terms, self._clock, queues, own_id),
@@ -114,6 +122,7 @@ class Worker:
             heartbeat,
             Promoter(broker, plan.promote_s),
             ChordSweep(broker, backend, terms, self._clock, queues, _SWEEP_S),
+            scheduler,
         ]
         self._supervisor = Supervisor(
             *(broker, queues, own_id, self._spawn, reaper, loops),
@@ -129,8 +138,8 @@ class Worker:
         try:
             return self._supervisor.run(handle_signals=plan.handle_signals and in_main)
         finally:
-            broker.close()
-            backend.close()
+            for one in (*self._open, self._inbox):
+                one.close()
 
     def quit(self) -> None:
         """Stop gently, from another thread; a second call stops at once."""
@@ -147,6 +156,7 @@ class Worker:
     def _spawn(self, reports: int) -> int:
         """Fork a child. The supervisor has one thread and no open links, so a fork is safe."""
         parent = os.getpid()
+        timetable = self._inbox.open()
         gc.freeze()  # what the children share stays shared
         # Not before the child has handlers of its own: the supervisor's would stop its siblings.
         signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
@@ -155,7 +165,7 @@ class Worker:
             status = CANNOT_START
             try:
                 _die_with(parent)
-                status = self._be_child(reports)
+                status = self._be_child(reports, timetable)
             except MachineError as error:
                 _log.error("cannot start: %s", error)
             except BaseException:  # noqa: BLE001 - nothing may come back into the supervisor's code
@@ -166,16 +176,18 @@ class Worker:
                 # Not sys.exit: threads of tasks that never end must not keep the process.
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
+        os.close(timetable)
         return pid
 
-    def _be_child(self, reports: int) -> int:
+    def _be_child(self, reports: int, timetable: int) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
-        for inherited in self._open:
+        for inherited in (*self._open, self._inbox):
             inherited.close()  # ours to close, not to speak on: the supervisor still does
         registry = self._parts.registry()
+        report(timetable, self._parts.timetable(registry))
         child = Child(
             *(self._parts.broker(), self._parts.backend(), registry, self._plan.ways, self._clock),
             on_incarnation=lambda worker_id: _report(reports, worker_id),

@@ -60,13 +60,18 @@ class Yard:
 
     def child(self, config: Config | None = None, **ways: Any) -> Child:
         """Return a child that is registered and has claimed nothing."""
+        made = self.new_child(config, **ways)
+        made.start()
+        return made
+
+    def new_child(self, config: Config | None = None, **ways: Any) -> Child:
+        """Return a child that is not registered yet: its own `run` does that."""
         parts = build.worker(config, registry=self.registry)._parts if config else self._parts
         broker, backend = parts.broker(), parts.backend()
         self._open += (broker, backend)
         its_ways = replace(self._plan.ways, **ways)
         made = Child(broker, backend, self.registry, its_ways, self.clock)
         self.children[made] = its_ways
-        made.start()
         return made
 
     def leave(self, child: Child) -> None:
@@ -108,7 +113,8 @@ class Yard:
     def drain(self, *children: Child) -> None:
         """Let children work until their queues are empty and they hold nothing."""
         give_up_at = time.monotonic() + PATIENCE_S
-        while any([self.turn(child) for child in children]):
+        # All take their turn before it is asked whether any has more to do.
+        while sum(self.turn(child) for child in children):
             if time.monotonic() > give_up_at:
                 pytest.fail(f"the queue is not empty after {PATIENCE_S:g} s: {self.left()}")
 
@@ -143,9 +149,15 @@ class Yard:
         found: dict[str, Any] = json.loads(self.raw.get(uuid))
         return found
 
+    def waiting(self, queue: str = "") -> list[bytes]:
+        """Return the messages ready in a queue, next first; a wake-up may have moved one on."""
+        queue = queue or self.queue
+        lists = (keys.hop(queue), queue)
+        return [payload for name in lists for payload in self.raw.lrange(name, 0, -1)]
+
     def ready(self) -> list[dict[str, Any]]:
         """Return the messages in the queue, next first."""
-        return [json.loads(payload) for payload in self.raw.lrange(self.queue, 0, -1)]
+        return [json.loads(payload) for payload in self.waiting()]
 
     def delayed(self) -> list[tuple[dict[str, Any], float]]:
         """Return the delayed messages and their scores, earliest first."""
@@ -198,10 +210,10 @@ def make_config(redis_url: str, queue: str, delayed_key: str) -> Callable[..., C
 def make_yard(
     make_config: Callable[..., Config], raw: redis.Redis
 ) -> Iterator[Callable[..., Yard]]:
-    """Return a function that makes a yard with other settings."""
+    """Return a function that makes a yard with other settings, also on another server."""
     yards: list[Yard] = []
 
-    def make(**changes: Any) -> Yard:
+    def make(*, raw: redis.Redis = raw, **changes: Any) -> Yard:
         yards.append(Yard(make_config(**changes), raw))
         return yards[-1]
 
@@ -220,3 +232,25 @@ def yard(make_yard: Callable[..., Yard]) -> Yard:
 def golden() -> Callable[[str], bytes]:
     """Return a function that reads what Go wrote."""
     return lambda name: (GOLDEN / f"{name}.json").read_bytes()
+
+
+@pytest.fixture
+def ran(yard: Yard) -> list[str]:
+    """Register a good task; return where it notes its runs."""
+    notes: list[str] = []
+    yard.task(lambda: notes.append("ran"), name="good")
+    return notes
+
+
+@pytest.fixture
+def works_on(yard: Yard, ran: list[str]) -> Callable[[], None]:
+    """Return a check that a good task behind bad ones runs, and that no bad one is left."""
+
+    def check() -> None:
+        ran.clear()
+        yard.push({"UUID": "", "Name": "good"})
+        yard.run()
+        assert ran[-1:] == ["ran"]
+        assert yard.left() == {"ready": 0, "delayed": 0, str(keys.hop(yard.queue)): 0}
+
+    return check

@@ -98,7 +98,7 @@ def test_a_moved_message_keeps_its_bytes(yard: Yard) -> None:
 
     yard.make_due()
 
-    assert yard.raw.lrange(yard.queue, 0, -1) == [payload]
+    assert yard.waiting() == [payload]
     yard.run()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,26 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from machine import Signature, TaskFailed, keys
+from machine import Signature, TaskFailed, chord, group, keys
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard
-
-
-@pytest.fixture
-def ran(yard: Yard) -> list[str]:
-    """Register a good task; return where it notes its runs."""
-    notes: list[str] = []
-    yard.task(lambda: notes.append("ran"), name="good")
-    return notes
-
-
-def works_on(yard: Yard, ran: list[str]) -> None:
-    """Check that a good task behind the bad ones runs, and that no bad one is left."""
-    yard.push({"UUID": "", "Name": "good"})
-    yard.run()
-    assert ran == ["ran"]
-    assert yard.left() == {"ready": 0, "delayed": 0, str(keys.hop(yard.queue)): 0}
 
 
 # -- bytes -------------------------------------------------------------------------------------
@@ -70,12 +53,12 @@ MALFORMED = [
 
 
 def test_malformed_messages_are_buried_with_a_reason_and_stop_nobody(
-    yard: Yard, ran: list[str]
+    yard: Yard, works_on: Callable[[], None]
 ) -> None:
     for payload in MALFORMED:
         yard.push(payload)
 
-    works_on(yard, ran)
+    works_on()
 
     letters = yard.letters()
     assert [payload for payload, _ in letters] == MALFORMED
@@ -108,8 +91,9 @@ def test_noise_among_good_messages_costs_nothing_but_a_letter_each(
 
 
 def everything(raw: redis.Redis, but: set[bytes]) -> dict[bytes, Any]:
-    """Return the bytes of every key there is."""
-    return {key: raw.dump(key) for key in raw.scan_iter(count=1000) if key not in but}
+    """Return the bytes of every key there is, and when it passes."""
+    names = [key for key in raw.scan_iter(count=1000) if key not in but]
+    return {key: (raw.dump(key), raw.pexpiretime(key)) for key in names}
 
 
 @pytest.mark.parametrize("field", ["UUID", "GroupUUID", "RoutingKey"])
@@ -131,7 +115,7 @@ def everything(raw: redis.Redis, but: set[bytes]) -> dict[bytes, Any]:
     ],
 )
 def test_no_name_in_a_message_touches_a_key_that_is_not_its_own(
-    yard: Yard, ran: list[str], field: str, name: str
+    yard: Yard, works_on: Callable[[], None], field: str, name: str
 ) -> None:
     raw, queue = yard.raw, yard.queue
     raw.rpush(f"{queue}.list", "precious")
@@ -151,7 +135,7 @@ def test_no_name_in_a_message_touches_a_key_that_is_not_its_own(
     yard.task(lambda: 1, name="unsafe")
     yard.push(message | ({"ChordCallback": callback} if field == "GroupUUID" else {}))
 
-    works_on(yard, ran)
+    works_on()
 
     fresh = {f"task_{queue}".encode(), f"task_{queue}_c".encode()}
     after = everything(raw, mine | fresh)
@@ -159,7 +143,9 @@ def test_no_name_in_a_message_touches_a_key_that_is_not_its_own(
 
 
 @pytest.mark.parametrize("field", ["UUID", "RoutingKey"])
-def test_a_callbacks_name_touches_no_foreign_key(yard: Yard, ran: list[str], field: str) -> None:
+def test_a_callbacks_name_touches_no_foreign_key(
+    yard: Yard, works_on: Callable[[], None], field: str
+) -> None:
     foreign = f"{yard.queue}.text"
     yard.raw.set(foreign, "precious", ex=60)
     callback = {"UUID": f"task_{yard.queue}_c", "Name": "good", "RoutingKey": yard.queue}
@@ -168,178 +154,120 @@ def test_a_callbacks_name_touches_no_foreign_key(yard: Yard, ran: list[str], fie
     )
     yard.task(lambda: 1, name="unsafe")
 
-    works_on(yard, ran)
+    works_on()
 
     assert yard.raw.get(foreign) == b"precious"
 
 
-def test_the_queue_survives_a_message_with_its_name_as_id(yard: Yard, ran: list[str]) -> None:
-    yard.push({"UUID": yard.queue, "Name": "good"})
-    yard.push({"UUID": "", "Name": "good"})
+def test_a_callback_for_a_key_that_is_no_list_stops_nobody(
+    yard: Yard, works_on: Callable[[], None]
+) -> None:
+    foreign = f"{yard.queue}.foreign"
+    yard.raw.set(foreign, "precious", ex=60)
+    callback = Signature(name="good", routing_key=foreign)
+    yard.server.send_task(Signature(name="good", on_success=[callback]))
 
     yard.run()
 
-    assert yard.letters()[0][0] == json.dumps({"UUID": yard.queue, "Name": "good"}).encode()
+    works_on()
+    assert yard.raw.get(foreign) == b"precious"
 
 
-# -- tasks nobody knows ------------------------------------------------------------------------
-
-
-def test_an_unknown_task_is_put_aside_unchanged_and_others_run(yard: Yard, ran: list[str]) -> None:
-    payload = yard.push({"UUID": f"task_{yard.queue}", "Name": "unknown", "x-new": [1]})
-    yard.push({"UUID": "", "Name": "good"})
+def test_a_chords_callback_for_a_key_that_is_no_list_ends_as_failed(
+    yard: Yard, works_on: Callable[[], None]
+) -> None:
+    foreign = f"{yard.queue}.foreign"
+    yard.raw.set(foreign, "precious", ex=60)
+    members = group(Signature(name="good"), Signature(name="good"))
+    result = yard.server.send_chord(chord(members, Signature(name="good", routing_key=foreign)))
 
     yard.run()
 
-    assert ran == ["ran"]
-    assert yard.raw.zrange(yard.delayed_key, 0, -1) == [payload]
-    yard.raw.delete(yard.delayed_key)
+    works_on()
+    assert yard.raw.get(foreign) == b"precious"
+    with pytest.raises(TaskFailed, match=foreign):
+        yard.server.result(result.uuid).get(timeout=5)
 
 
-def test_an_unknown_task_runs_where_it_is_known(yard: Yard, make_yard: Callable[..., Yard]) -> None:
-    payload = yard.push({"UUID": f"task_{yard.queue}", "Name": "add", "RoutingKey": yard.queue})
+@pytest.mark.parametrize("place", ["UUID", "GroupUUID", "OnSuccess", "OnError", "ChordCallback"])
+def test_no_id_takes_the_place_of_an_empty_queue(yard: Yard, ran: list[str], place: str) -> None:
+    callback = {"UUID": yard.queue, "Name": "good", "RoutingKey": yard.queue}
+    harmless = callback | {"UUID": f"task_{yard.queue}_c"}
+    message: dict[str, Any] = {
+        "UUID": f"task_{yard.queue}",
+        "Name": "fail" if place == "OnError" else "good",
+        "GroupUUID": f"group_{yard.queue}",
+        "GroupTaskCount": 1,
+        "ChordCallback": harmless,
+    }
+    message |= {
+        "UUID": {"UUID": yard.queue},
+        "GroupUUID": {"GroupUUID": yard.queue},
+        "OnSuccess": {"OnSuccess": [callback]},
+        "OnError": {"OnError": [callback]},
+        "ChordCallback": {"ChordCallback": callback},
+    }[place]
+    yard.task(lambda: 1 / 0, name="fail")
+    yard.push(message)
     yard.run()
-    other = make_yard()
-    other.task(lambda: 5, name="add")
+    yard.sweep().run_once(0.0)
+    ran.clear()
 
-    yard.make_due()
-    there = yard.raw.lrange(yard.queue, 0, -1)
-    other.run()
+    result = yard.server.send_task(Signature(name="good"))
+    yard.run()
 
-    assert there == [payload]
-    assert other.server.result(f"task_{yard.queue}").get(timeout=5) == 5
-
-
-def test_an_unknown_task_waits_longer_each_time(yard: Yard) -> None:
-    yard.push({"UUID": f"task_{yard.queue}", "Name": "unknown", "RoutingKey": yard.queue})
-    waits = []
-
-    for _ in range(8):
-        yard.run()
-        [(_, score)] = yard.delayed()
-        waits.append(round(score / 1e9 - yard.clock.now_ns() / 1e9))
-        yard.make_due()
-
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    yard.raw.delete(yard.queue)
+    assert result.get(timeout=5) is None
+    assert "ran" in ran
 
 
-def test_an_unknown_task_that_says_so_is_dropped_and_stays_pending(
+def test_a_group_with_a_queues_name_does_not_let_the_queue_expire(
     yard: Yard, ran: list[str]
 ) -> None:
-    signature = Signature(name="unknown", ignore_when_task_not_registered=True)
-    result = yard.server.send_task(signature)
+    member = {"Name": "good", "GroupUUID": yard.queue, "GroupTaskCount": 2}
+    yard.push(member | {"UUID": f"task_{yard.queue}", "ChordCallback": {"Name": "good"}})
+    yard.push({"UUID": "", "Name": "good"})
+    child = yard.child()
+    while not ran:
+        child.run_once(0)
+    yard.push({"UUID": "", "Name": "good"})
+    left_s = yard.raw.ttl(yard.queue)
 
-    works_on(yard, ran)
+    yard.drain(child)
 
-    assert yard.document(result.uuid)["State"] == "PENDING"
-    assert yard.letters() == []
-
-
-# -- tasks that misbehave ----------------------------------------------------------------------
-
-
-class Rude(Exception):
-    """An exception that does not want to be printed."""
-
-    def __str__(self) -> str:
-        raise SystemExit(3)
+    assert left_s == -1
 
 
-class Mute(Exception):
-    """An exception whose text cannot be made."""
-
-    def __str__(self) -> str:
-        raise ValueError("no text")
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (BaseException("base"), "base"),
-        (SystemExit(4), "4"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (GeneratorExit(), "GeneratorExit"),
-        (MemoryError(), "MemoryError"),
-        (RecursionError("deep"), "deep"),
-        (Mute(), "Mute"),
-        (Rude(), "Rude"),
-        (Exception("a\ud800b"), "a"),
-        (Exception("nul \x00 and \x1b[31m"), "nul \x00 and \x1b[31m"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-@pytest.mark.parametrize("slots", [1, 2])
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_whatever_a_task_raises_fails_that_task_alone(
-    yard: Yard, ran: list[str], error: BaseException, text: str, slots: int, is_async: bool
+@pytest.mark.parametrize("kind", ["list", "text"])
+def test_a_group_with_a_foreign_keys_name_does_not_let_it_expire(
+    yard: Yard, ran: list[str], kind: str
 ) -> None:
-    def misbehave() -> None:
-        raise error
+    foreign = f"{yard.queue}.{kind}"
+    if kind == "list":
+        yard.raw.rpush(foreign, "precious")
+    else:
+        yard.raw.set(foreign, "precious")
+    member = {"Name": "good", "GroupUUID": foreign, "GroupTaskCount": 2}
+    yard.push(member | {"UUID": f"task_{yard.queue}", "ChordCallback": {"Name": "good"}})
 
-    async def amisbehave() -> None:
-        raise error
+    yard.run()
+    left_s = yard.raw.ttl(foreign)
+    yard.raw.delete(foreign)
 
-    result = yard.task(amisbehave if is_async else misbehave, name="misbehave").send()
-    yard.server.send_task(Signature(name="good"))
-
-    yard.drain(yard.child(slots=slots))
-
-    with pytest.raises(TaskFailed) as caught:
-        result.get(timeout=5)
-    assert str(caught.value).startswith(text)
     assert ran == ["ran"]
+    assert left_s == -1
 
 
-def test_a_long_error_is_cut(yard: Yard, ran: list[str]) -> None:
-    def shout() -> None:
-        raise RuntimeError("x" * 10_000_000)
-
-    result = yard.task(shout).send()
-    works_on(yard, ran)
-
-    with pytest.raises(TaskFailed, match=r"^x{100}") as caught:
-        result.get(timeout=5)
-    assert len(str(caught.value)) <= 8300
-
-
-LOOP: list[Any] = []
-LOOP.append(LOOP)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        object(),
-        {1, 2},
-        math.nan,
-        math.inf,
-        LOOP,
-        {"loop": LOOP},
-        {1: "key"},
-        "a\ud800b",
-        10**5000,
-        2**64,
-        lambda: None,
-        ({"ok": 1}, object()),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_result_that_cannot_be_kept_fails_the_task_with_a_reason(
-    yard: Yard, ran: list[str], value: Any
+def test_a_group_with_a_tasks_name_leaves_that_tasks_state_alone(
+    yard: Yard, ran: list[str]
 ) -> None:
-    result = yard.task(lambda: value, name="give").send()
+    other = yard.server.send_task(Signature(name="good"))
+    yard.run()
+    state = yard.raw.get(other.uuid)
+    member = {"Name": "good", "GroupUUID": other.uuid, "GroupTaskCount": 1}
+    callback = {"UUID": f"chord_{yard.queue}", "Name": "good"}
+    yard.push(member | {"UUID": f"task_{yard.queue}", "ChordCallback": callback})
 
-    works_on(yard, ran)
+    yard.run()
 
-    with pytest.raises(TaskFailed, match=r"result|SignatureError|cannot"):
-        result.get(timeout=5)
-
-
-def test_a_result_of_a_hundred_megabytes_fails_the_task(yard: Yard, ran: list[str]) -> None:
-    result = yard.task(lambda: "x" * 100_000_000, name="give").send()
-
-    works_on(yard, ran)
-
-    with pytest.raises(TaskFailed, match=r"^The result of task 'give' is too large: 1000001\d\d"):
-        result.get(timeout=5)
+    assert ran
+    assert yard.raw.get(other.uuid) == state

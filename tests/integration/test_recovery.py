@@ -1,4 +1,4 @@
-"""Workers that die, freeze, or lose an answer: what they held is run once, or failed, never lost."""
+"""Workers that die, freeze, or lose an answer: what they held is run or failed, never lost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_a_dead_worker_held_runs_on_another(yard: Yard) -> None:
 
     reaper.run_once(100.0)
     early = yard.raw.llen(yard.queue)
-    reaper.run_once(100.0 + 2.5 + 0.8)
+    reaper.run_once(103.4)
     yard.run()
 
     assert len(claims) == 1
@@ -195,7 +195,7 @@ def test_more_claims_than_one_reap_takes_all_go_back(yard: Yard) -> None:
 # -- the frozen --------------------------------------------------------------------------------
 
 
-def test_a_worker_that_lost_its_lease_changes_nothing_and_begins_anew(yard: Yard) -> None:
+def test_a_worker_that_lost_its_lease_changes_nothing_and_works_on(yard: Yard) -> None:
     frozen, resumed, ran = threading.Event(), threading.Event(), []
 
     def work() -> str:
@@ -208,11 +208,10 @@ def test_a_worker_that_lost_its_lease_changes_nothing_and_begins_anew(yard: Yard
 
     result = yard.task(work).send()
     zombie = yard.child()
-    first_id = zombie.worker_id
     working = threading.Thread(target=lambda: yard.drain(zombie))
     working.start()
     frozen.wait(5)
-    yard.reaper().reap_at_once(first_id)
+    yard.reaper().reap_at_once(zombie.worker_id)
     yard.run()
     in_time = yard.raw.get(result.uuid)
 
@@ -223,7 +222,6 @@ def test_a_worker_that_lost_its_lease_changes_nothing_and_begins_anew(yard: Yard
 
     assert result.get(timeout=5) == "in time"
     assert yard.raw.get(result.uuid) == in_time
-    assert zombie.worker_id != first_id
     assert after.get(timeout=5) == "works on"
 
 
@@ -269,21 +267,18 @@ def test_a_lease_lost_on_one_queue_strands_nothing_on_another(yard: Yard) -> Non
     ran.clear()
     results = [yard.server.send_task(Signature(name="hold", routing_key=b))]
     results += [yard.server.send_task(Signature(name="note", routing_key=b)) for _ in range(2)]
-    while yard.raw.hlen(keys.held(b, child.worker_id)) < 2:
-        child.run_once(0.01)
     first_id = child.worker_id
+    child.run_once(0)
 
     # A reaper took it for dead on one queue, and it came back before the other was looked at.
     yard.raw.zrem(keys.workers(a), first_id)
-    while child.worker_id == first_id:
-        child.run_once(0.01)
+    child.run_once(0)
     hold.set()
     yard.drain(child)
     yard.leave(child)
 
     stranded = yard.raw.hgetall(keys.held(b, first_id))
-    yard.raw.delete(keys.held(b, first_id))
-    yard.raw.zrem(keys.workers(b), first_id)
+    yard.raw.delete(keys.held(b, first_id), keys.workers(b))
     assert stranded == {}
     assert [result.state.state for result in results] == ["SUCCESS"] * 3
 
@@ -342,7 +337,7 @@ def test_whatever_is_lost_on_the_way_every_task_runs_once(
 
 
 def test_a_send_whose_answer_was_lost_is_not_sent_twice(
-    make_yard: Callable[..., Yard], proxy: Proxy
+    proxy: Proxy, make_yard: Callable[..., Yard]
 ) -> None:
     yard = make_yard(broker=proxy.url, result_backend=proxy.url)
     task = yard.task(lambda: "once", name="once")
@@ -357,7 +352,7 @@ def test_a_send_whose_answer_was_lost_is_not_sent_twice(
 
 
 def test_a_waiting_caller_survives_the_loss_of_its_connection(
-    make_yard: Callable[..., Yard], proxy: Proxy, wait_until: Callable[..., object]
+    proxy: Proxy, make_yard: Callable[..., Yard], wait_until: Callable[..., object]
 ) -> None:
     yard = make_yard(broker=proxy.url, result_backend=proxy.url)
     result = yard.task(lambda: "there", name="there").send()

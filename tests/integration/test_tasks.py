@@ -48,13 +48,15 @@ def test_a_task_runs_and_its_value_comes_back(yard: Yard) -> None:
 
 
 def test_a_list_travels_as_one_argument(yard: Yard) -> None:
-    total = yard.task(lambda numbers: sum(numbers), name="sum")
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    yard.task(total, name="sum")
     signature = Signature(name="sum", args=[Arg("[]int64", [1, 2])])
 
     result = yard.server.send_task(signature)
     yard.run()
 
-    assert total.name == "sum"
     assert result.get(timeout=5) == 3
 
 
@@ -266,9 +268,7 @@ def test_async_tasks_run_on_an_event_loop(yard: Yard, slots: int) -> None:
     assert [result.get(timeout=5) for result in results] == [2 * number for number in range(10)]
 
 
-def test_no_more_tasks_run_at_once_than_there_are_slots(
-    yard: Yard, wait_until: Callable[..., object]
-) -> None:
+def test_no_more_tasks_run_at_once_than_there_are_slots(yard: Yard) -> None:
     running, most, lock = set(), [0], threading.Lock()
     full = threading.Event()
 

@@ -13,7 +13,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 _TAGS = {"v1": "machinery_v1", "v2": ""}
 #: Both Machineries with both of their Redis drivers.
 PEERS = [Peer(v, d) for v in ("v2", "v1") for d in ("redigo", "goredis")]
+DATABASES = 1000
 
 
 class _Server(NamedTuple):
@@ -66,7 +67,7 @@ def programs(
 def shared_server() -> Iterator[_Server]:
     """Start the suite's own server: each test has a database of it to itself."""
     try:
-        running = EmbeddedServer(args=("--databases", "1000")).start()
+        running = EmbeddedServer(args=("--databases", str(DATABASES))).start()
     except NoServer as error:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs a server: {error}", pytrace=False)
@@ -84,17 +85,31 @@ def peer(request: pytest.FixtureRequest) -> Peer:
 
 @pytest.fixture
 def crossing(
-    programs: dict[str, Path],
-    shared_server: _Server,
-    peer: Peer,
-    tmp_path: Path,
-    wait_until: Callable[..., object],
+    programs: dict[str, Path], shared_server: _Server, peer: Peer, tmp_path: Path
 ) -> Iterator[Crossing]:
     """Return an empty database with nobody at work yet."""
-    number = next(shared_server.databases) % 1000
-    made = Crossing(
-        programs[peer.version], peer, shared_server.embedded.port, number, tmp_path, wait_until
-    )
+    yield from _crossing(programs, shared_server, peer, tmp_path)
+
+
+@pytest.fixture(scope="session", params=PEERS, ids=str)
+def lively(
+    request: pytest.FixtureRequest,
+    programs: dict[str, Path],
+    shared_server: _Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Crossing]:
+    """Return a database with a worker of each language on its own queue, shared by many tests."""
+    folder = tmp_path_factory.mktemp("lively")
+    for made in _crossing(programs, shared_server, request.param, folder):
+        made.both_workers(concurrency=10)
+        yield made
+
+
+def _crossing(
+    programs: dict[str, Path], server: _Server, peer: Peer, folder: Path
+) -> Iterator[Crossing]:
+    number = next(server.databases) % DATABASES
+    made = Crossing(programs[peer.version], peer, server.embedded.port, number, folder)
     try:
         yield made
     finally:

@@ -8,11 +8,14 @@ import os
 import struct
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+import pytest
 import redis
 
 from machine import build
@@ -27,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GO_QUEUE, PY_QUEUE, BOTH_QUEUE = "go_q", "py_q", "both_q"
 PATIENCE_S = 20.0
 NEVER_MS = 3_600_000
+LOG_SHOWN = 4000
 
 
 class Peer(NamedTuple):
@@ -49,11 +53,17 @@ class Job:
     uuid: str = ""
     eta_ns: int | None = None
     retry_count: int = 0
+    retry_timeout: int = 0
     immutable: bool = False
     ignore_when_task_not_registered: bool = False
     headers: dict[str, Any] | None = None
     on_success: Sequence[Job] = ()
     on_error: Sequence[Job] = ()
+
+
+def fresh(name: str) -> str:
+    """Return a name that nobody has used."""
+    return f"{name}_{uuid.uuid4().hex[:12]}"
 
 
 def ints(*values: int) -> list[tuple[str, Any]]:
@@ -232,9 +242,8 @@ class Crossing:
         port: int,
         database: int,
         folder: Path,
-        wait_until: Callable[..., object],
     ) -> None:
-        self.peer, self.wait_until = peer, wait_until
+        self.peer = peer
         self.url = f"redis://127.0.0.1:{port}/{database}"
         self.raw = redis.Redis.from_url(self.url)
         self.raw.flushdb()
@@ -274,7 +283,7 @@ class Crossing:
         queues = queues or (PY_QUEUE,)
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(__file__).resolve().parent),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent), str(ROOT)]),
             "BROKER": self.url,
             "QUEUES": ",".join(queues),
             "DEFAULT_QUEUE": queues[0],
@@ -282,7 +291,7 @@ class Crossing:
             "WORKER_PROCESSES": "1",
             "WORKER_CONCURRENCY": str(concurrency),
             "REDIS_DELAYED_TASKS_POLL_PERIOD": "20" if moves_delayed else str(NEVER_MS),
-            "LOG_LEVEL": "warning",
+            "LOG_LEVEL": "error",
             **variables,
         }
         before = self._roster(queues)
@@ -291,7 +300,6 @@ class Crossing:
         # Two more on every queue's roster: the supervisor and its child.
         self.wait_until(
             lambda: self._roster(queues) >= before + 2 * len(queues) or worker.poll() is not None,
-            PATIENCE_S,
             "the Python worker is on the roster",
         )
         return worker
@@ -312,10 +320,28 @@ class Crossing:
         """Let all tasks go on that wait at this gate."""
         self.raw.set(gate, 1)
 
+    # -- waiting ---------------------------------------------------------------------------
+    def wait_until(
+        self, predicate: Callable[[], object], what: str, timeout_s: float = PATIENCE_S
+    ) -> None:
+        """Wait for what other processes do; fail saying what was waited for."""
+        give_up_at = time.monotonic() + timeout_s
+        while not predicate():
+            if time.monotonic() >= give_up_at:
+                pytest.fail(f"gave up after {timeout_s:g} s waiting until {what}")
+            time.sleep(0.005)
+
+    def wait_for_state(self, state: str, *uuids: str) -> None:
+        """Wait until all these tasks are in this state."""
+        self.wait_until(
+            lambda: all(self.state(uuid) == state for uuid in uuids),
+            f"{len(uuids)} tasks are {state}",
+        )
+
     # -- looking ---------------------------------------------------------------------------
-    def runs(self) -> dict[str, int]:
-        """Return how often each task that counts itself was run, by uuid."""
-        return {uuid.decode(): int(n) for uuid, n in self.raw.hgetall("runs").items()}
+    def runs(self, *uuids: str) -> list[int]:
+        """Return how often each of these tasks was run, if it is one that counts itself."""
+        return [int(n or 0) for n in self.raw.hmget("runs", uuids)]
 
     def document(self, key: str) -> dict[str, Any]:
         """Return a state or a group's meta as it stands in Redis."""
@@ -328,14 +354,6 @@ class Crossing:
         """Return the state's name, "" where none is kept."""
         value = self.raw.get(uuid)
         return json.loads(value)["State"] if value is not None else ""
-
-    def wait_for_state(self, state: str, *uuids: str) -> None:
-        """Wait until all these tasks are in this state."""
-        self.wait_until(
-            lambda: all(self.state(uuid) == state for uuid in uuids),
-            PATIENCE_S,
-            f"{len(uuids)} tasks are {state}",
-        )
 
     # -- ending ----------------------------------------------------------------------------
     def close(self) -> None:
@@ -356,7 +374,7 @@ class Crossing:
         for log in self._logs:
             log.close()
         for text in filter(None, logs):
-            print(text)
+            print(text[-LOG_SHOWN:])
         assert [code for code in ended if code not in {0, -9}] == []
         # One such line means a message Machinery cannot take: its worker is stuck from then on.
         assert "Broker failed" not in "".join(logs)
@@ -407,6 +425,7 @@ def _signature(job: Job) -> Signature:
         uuid=job.uuid,
         eta_ns=job.eta_ns,
         retry_count=job.retry_count,
+        retry_timeout=job.retry_timeout,
         immutable=job.immutable,
         ignore_when_task_not_registered=job.ignore_when_task_not_registered,
         headers=job.headers,
@@ -424,6 +443,7 @@ def _document(job: Job) -> dict[str, Any]:
         "UUID": job.uuid,
         "ETA": None if job.eta_ns is None else _rfc3339(job.eta_ns),
         "RetryCount": job.retry_count,
+        "RetryTimeout": job.retry_timeout,
         "Immutable": job.immutable,
         "IgnoreWhenTaskNotRegistered": job.ignore_when_task_not_registered,
         "Headers": job.headers,

@@ -53,8 +53,23 @@ def halve(x: float) -> float:
 
 
 @task
+def whole_float() -> float:
+    return 2
+
+
+@task
+def no_words() -> list[str]:
+    return []
+
+
+@task
 def joined(*parts: str) -> str:
     return "|".join(parts)
+
+
+@task
+def collected(*numbers: int) -> list[int]:
+    return list(numbers)
 
 
 @task
@@ -126,6 +141,13 @@ def gated(gate: str, number: int) -> int:
     while not _client.exists(gate):
         time.sleep(0.002)
     return number
+
+
+@task
+def gated_fail(gate: str, text: str) -> int:
+    """Fail with this text once the gate is open."""
+    gated.fn(gate, 0)
+    raise RuntimeError(text)
 
 
 @task

@@ -255,7 +255,7 @@ def test_a_readable_payload_stays_readable_in_its_letter() -> None:
          "state field state appears twice in different cases; expected it once"),
         (wire.decode_group, b'{"TaskUUIDs":"x"}',
          "group field TaskUUIDs is 'x'; expected an array"),
-        (wire.decode_group, b'{"TaskUUIDs":["x",1]}',
+        (wire.decode_group, b'{"GroupUUID":"g","TaskUUIDs":["x",1]}',
          "group field TaskUUIDs is 1; expected an array of strings"),
         (wire.decode_group, b"\xff", "group: byte 0xff at 0; expected UTF-8"),
         (wire.decode_letter, b"{}", "dead letter has no readable payload; expected text or base64"),

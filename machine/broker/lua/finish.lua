@@ -73,9 +73,13 @@ while ARGV[a] do
   elseif kind == "M" then
     if ours then
       local new, size = redis.call("SADD", KEYS[k], ARGV[a + 3]), tonumber(ARGV[a + 4])
-      local kept = math.max(tonumber(ARGV[4]), redis.call("TTL", KEYS[k + 2]))
+      local meta, kept = redis.pcall("GET", KEYS[k + 2]), tonumber(ARGV[4])
+      -- The message names this key: what is no group there is not ours to let expire.
+      if type(meta) == "string" and string.sub(meta, 1, 13) == '{"GroupUUID":' then
+        kept = math.max(kept, redis.call("TTL", KEYS[k + 2]))
+        redis.call("EXPIRE", KEYS[k + 2], kept)
+      end
       redis.call("EXPIRE", KEYS[k], kept)
-      redis.call("EXPIRE", KEYS[k + 2], kept)
       if size == 0 or (new == 1 and redis.call("SCARD", KEYS[k]) == size) then
         redis.call("HSET", KEYS[k + 1], ARGV[a + 2], ARGV[a + 5])
         codes[i] = 2

@@ -26,21 +26,22 @@ for i = 1, (#KEYS - 5) / 2 do
     return -1
   end
 end
+local meta = redis.pcall("GET", KEYS[2])
+local is_group = type(meta) == "string" and string.sub(meta, 1, 13) == '{"GroupUUID":'
 if ARGV[6] == "1" then
   -- Nothing runs between two lines of a script: not held is as good as holding it.
   if redis.call("EXISTS", KEYS[5]) == 1 then
     return -2
   end
   redis.call("HDEL", KEYS[1], ARGV[1])
-  local meta = redis.call("GET", KEYS[2])
-  if meta and string.find(meta, '"ChordTriggered":true', 1, true) then
+  if is_group and string.find(meta, '"ChordTriggered":true', 1, true) then
     return 0
   end
 elseif redis.call("HDEL", KEYS[1], ARGV[1]) == 0 then
   return 0
 end
-if ARGV[4] ~= "" then
-  redis.call("SET", KEYS[2], ARGV[4], "XX", "EX", ARGV[2])
+if ARGV[4] ~= "" and is_group then
+  redis.call("SET", KEYS[2], ARGV[4], "EX", ARGV[2])
 end
 if ARGV[5] ~= "" then
   redis.call("SET", KEYS[3], ARGV[5], "NX", "EX", ARGV[2])

@@ -30,7 +30,7 @@ func run() error {
 	consume := flags.String("consume", "", "queue to consume, if not the default one")
 	concurrency := flags.Int("concurrency", 2, "tasks at once")
 	names := flags.String("tasks", "", "tasks to register, all by default")
-	delayedMS := flags.Int("delayed-poll-ms", 2, "how often delayed tasks are looked at")
+	delayedMS := flags.Int("delayed-poll-ms", 1, "how often delayed tasks are looked at")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		return err
 	}

@@ -46,23 +46,25 @@ func newTasks(address string, db int) map[string]interface{} {
 		"echo_slice_byte":    echo[[]byte],
 		"echo_slice_string":  echo[[]string],
 
-		"add":       add,
-		"subtract":  func(a, b int64) (int64, error) { return a - b, nil },
-		"multiply":  multiply,
-		"halve":     func(x float64) (float64, error) { return x / 2, nil },
-		"joined":    func(parts ...string) (string, error) { return strings.Join(parts, "|"), nil },
-		"nothing":   func() error { return nil },
-		"several":   several,
-		"relabel":   relabel,
-		"fail":      func(text string) (int64, error) { return 0, errors.New(text) },
-		"panics":    func(text string) (int64, error) { panic(errors.New(text)) },
-		"now":       func() (int64, error) { return time.Now().UnixNano(), nil },
-		"relay":     relay,
-		"insist":    insist,
-		"count":     own.count,
-		"count_sum": own.countSum,
-		"gated":     own.gated,
-		"only_go":   func(n int64) (string, int64, error) { return here, n, nil },
+		"add":        add,
+		"subtract":   func(a, b int64) (int64, error) { return a - b, nil },
+		"multiply":   multiply,
+		"halve":      func(x float64) (float64, error) { return x / 2, nil },
+		"joined":     func(parts ...string) (string, error) { return strings.Join(parts, "|"), nil },
+		"collected":  func(numbers ...int64) ([]int64, error) { return numbers, nil },
+		"nothing":    func() error { return nil },
+		"several":    several,
+		"relabel":    relabel,
+		"fail":       func(text string) (int64, error) { return 0, errors.New(text) },
+		"panics":     func(text string) (int64, error) { panic(errors.New(text)) },
+		"now":        func() (int64, error) { return time.Now().UnixNano(), nil },
+		"relay":      relay,
+		"insist":     insist,
+		"count":      own.count,
+		"count_sum":  own.countSum,
+		"gated":      own.gated,
+		"gated_fail": own.gatedFail,
+		"only_go":    func(n int64) (string, int64, error) { return here, n, nil },
 	}
 }
 
@@ -144,4 +146,12 @@ func (b *books) gated(gate string, number int64) (int64, error) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// gatedFail fails with this text once the gate is open.
+func (b *books) gatedFail(gate, text string) (int64, error) {
+	if _, err := b.gated(gate, 0); err != nil {
+		return 0, err
+	}
+	return 0, errors.New(text)
 }

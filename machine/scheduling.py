@@ -1,0 +1,193 @@
+"""
+How entries get into the timetable: ``@periodic`` above a task, or a server's four methods.
+
+What is entered is checked here and now, so that a slip shows at the start and not at night. Who
+looks at the clock is the runtime's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from machine.errors import ConfigError, SignatureError
+from machine.registry import Registry, Task
+from machine.signature import Signature
+from machine.timetable import CatchUp, Entry, Ways, run_of
+
+if TYPE_CHECKING:
+    from machine.outgoing import Outgoing  # which loads the settings, and with them YAML
+
+T = TypeVar("T", bound=Task[Any, Any])
+
+
+def periodic(
+    spec: str | timedelta,
+    *,
+    name: str = "",
+    catch_up: CatchUp = "latest",
+    overlap: bool = True,
+    tz: str | None = None,
+) -> Callable[[T], T]:
+    """
+    Send a task at certain times; stands above ``@task``, more than once if you like.
+
+    Workers see to it, any number of them, and each time is sent once. The task
+    must be callable without arguments.
+
+    Args:
+        spec: When: ``"*/5 * * * *"``, ``"@daily"``, ``"@every 90s"``, or a ``timedelta`` of at
+            least 0.1 s. See `cron.parse`.
+        name: What the timetable knows it by; the task's own name by default.
+        catch_up: What becomes of times that no worker was there for: "latest" sends once for
+            all of them, "skip" not at all, "all" once for each of the last 100.
+        overlap: Whether it is sent while its last run has not ended.
+        tz: Time zone of a cron expression, like "Europe/Paris"; UTC by default.
+
+    Raises:
+        ConfigError: The specification means no times.
+        SignatureError: It does not stand above ``@task``, or the task needs arguments.
+    """
+
+    def enter(task: T) -> T:
+        if not isinstance(task, Task):
+            raise SignatureError(
+                f"@periodic({spec!r}) stands above {task!r}, which is no task; put it above @task."
+            )
+        try:
+            signature = task.s()
+        except TypeError as error:
+            raise SignatureError(
+                f"Task {task.name!r} is periodic and so called without arguments, but: {error}. "
+                "Give them defaults, or use server.register_periodic_task()."
+            ) from error
+        ways: Ways = {"catch_up": catch_up, "overlap": overlap, "tz": tz}
+        entry = Entry.of("task", spec, name or task.name, [signature], **ways)
+        task.schedules = (*task.schedules, entry)
+        return task
+
+    return enter
+
+
+class Scheduling:
+    """
+    The timetable's side of a server, which is one.
+
+    Workers made by this server see to what is registered here, and so does `start_scheduler`;
+    a program that does neither only checks it. Registering the same again changes nothing.
+
+    Args:
+        registry: Keeps the entries.
+        outgoing: Fills in and checks what is to be sent.
+
+    Attributes:
+        scheduler_factory: Makes a scheduler of the server; set by `build`.
+    """
+
+    def __init__(self, registry: Registry, outgoing: Outgoing) -> None:
+        self.registry = registry
+        self._outgoing = outgoing
+        self._schedulers: list[Any] = []
+        self._entered: list[Entry] = []
+        self._whole: list[Entry] = []
+        self.scheduler_factory: Callable[[Any], Any] | None = None
+
+    def register_periodic_task(
+        self, spec: str | timedelta, name: str, signature: Signature, **ways: Unpack[Ways]
+    ) -> None:
+        """
+        Send a task at each time of ``spec``, as Machinery's RegisterPeriodicTask does.
+
+        Args:
+            spec: When; see `periodic`.
+            name: What the timetable knows it by; one entry for each name.
+            signature: A template: each run is a copy with an id of its own.
+            ways: ``catch_up``, ``overlap`` and ``tz``, as for `periodic`.
+
+        Raises:
+            ConfigError: The specification means no times.
+            SignatureError: It cannot be sent, or the name is taken by something else.
+        """
+        self._register(Entry.of("task", spec, name, [signature], **ways))
+
+    def register_periodic_chain(
+        self, spec: str | timedelta, name: str, *signatures: Signature, **ways: Unpack[Ways]
+    ) -> None:
+        """Send a chain at each time of ``spec``; see `register_periodic_task`."""
+        self._register(Entry.of("chain", spec, name, signatures, **ways))
+
+    def register_periodic_group(
+        self,
+        spec: str | timedelta,
+        name: str,
+        send_concurrency: int,
+        *signatures: Signature,
+        **ways: Unpack[Ways],
+    ) -> None:
+        """Send a group at each time of ``spec``; ``send_concurrency`` is only checked."""
+        _check_concurrency(send_concurrency)
+        self._register(Entry.of("group", spec, name, signatures, **ways))
+
+    def register_periodic_chord(
+        self,
+        spec: str | timedelta,
+        name: str,
+        send_concurrency: int,
+        callback: Signature,
+        *signatures: Signature,
+        **ways: Unpack[Ways],
+    ) -> None:
+        """Send a group with a callback at each time of ``spec``; see the others."""
+        _check_concurrency(send_concurrency)
+        self._register(Entry.of("chord", spec, name, signatures, callback, **ways))
+
+    def new_scheduler(self) -> Any:
+        """Return a scheduler of what is registered here; ``run_once(now_s)`` is one look."""
+        if self.scheduler_factory is None:
+            raise ConfigError(
+                "This server cannot make schedulers; make it by machine.connect(), which can."
+            )
+        made = self.scheduler_factory(self)
+        self._schedulers.append(made)
+        return made
+
+    def start_scheduler(self) -> Any:
+        """
+        Send what is registered here at its times, from a thread, until `close`.
+
+        Returns:
+            The scheduler, which has a ``stop()``.
+        """
+        return self.new_scheduler().start()
+
+    def stop_schedulers(self) -> None:
+        """Stop every scheduler of this server."""
+        while self._schedulers:
+            self._schedulers.pop().stop()
+
+    def timetable(self) -> list[Entry]:
+        """Return what is registered here, each entry as it will be sent."""
+        entered = list(self.registry.schedules.values())
+        if entered != self._entered:
+            self._whole = completed(self.registry, self._outgoing)
+            self._entered = entered
+        return self._whole
+
+    def _register(self, entry: Entry) -> None:
+        whole = entry.completed(self._outgoing.complete)
+        # Encoded once, for what only shows then: its size, values that JSON cannot hold.
+        self._outgoing.messages(run_of(whole, "", 0).signatures, keeps_states=False)
+        self.registry.add_schedule(entry)
+
+
+def completed(registry: Registry, outgoing: Outgoing) -> list[Entry]:
+    """Return the entries of all tasks, each signature filled in and checked."""
+    return [entry.completed(outgoing.complete) for entry in registry.schedules.values()]
+
+
+def _check_concurrency(send_concurrency: int) -> None:
+    if send_concurrency < 0:
+        raise SignatureError(
+            f"send_concurrency {send_concurrency} is out of bounds; give 0 or more."
+        )

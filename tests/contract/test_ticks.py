@@ -1,0 +1,340 @@
+"""Marks of the timetable: they move on once for each time, and what is due is queued as they do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from machine import keys, wire
+from machine.backend.eager import EagerBackend
+from machine.broker.base import Enqueued, Message
+from machine.broker.eager import EagerBroker
+from machine.broker.eager_ticks import EagerTicker
+from machine.broker.redis_ticks import RedisTicker
+from machine.broker.ticks import Marks, Tick, Ticker
+from machine.connection import Connections
+from machine.redis_url import parse
+from machine.signature import Signature, TaskState
+from machine.timetable import Entry, Mark, run_of, steps
+from tests.conftest import FakeClock
+from tests.contract.conftest import Bench
+
+T = 1_800_000_000_000
+
+
+def ticker_of(bench: Bench, request: pytest.FixtureRequest, **options: Any) -> Ticker:
+    """Return another ticker on a bench's store."""
+    if isinstance(bench.broker, EagerBroker):
+        assert isinstance(bench.backend, EagerBackend)
+        return EagerTicker(bench.broker.store, bench.backend.changed)
+    return RedisTicker(Connections(parse(request.getfixturevalue("redis_url"))), **options)
+
+
+@pytest.fixture
+def ticker(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Ticker]:
+    """Return the marks beside the bench's queues."""
+    made = ticker_of(bench, request)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tick(bench: Bench, ticker: Ticker) -> Callable[..., Enqueued]:
+    """Return a function that moves the entry "nightly" on."""
+
+    def move(before: str, after: str, *names: str, queue: str | None = None) -> Enqueued:
+        messages = [bench.message(name, queue=queue) for name in names]
+        [outcome] = ticker.tick([Tick(bench.queue, "nightly", before, after, messages)])
+        return outcome
+
+    return move
+
+
+def marks(ticker: Ticker, bench: Bench) -> dict[str, str]:
+    return dict(ticker.marks(bench.queue).texts)
+
+
+def test_a_timetable_begins_empty_and_says_what_time_it_is(bench: Bench, ticker: Ticker) -> None:
+    before_ms = bench.now_ns() // 1_000_000
+
+    found = ticker.marks(bench.queue)
+
+    assert found.texts == {}
+    assert before_ms - 1000 <= found.now_ms <= bench.now_ns() // 1_000_000 + 1000
+
+
+def test_a_tick_moves_the_mark_and_queues_its_messages(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+) -> None:
+    assert tick("", f"{T}", "a", "b") is Enqueued.QUEUED
+
+    assert marks(ticker, bench) == {"nightly": f"{T}"}
+    assert bench.pending() == ["a", "b"]
+    assert [bench.state_of(name) for name in "ab"] == ["PENDING", "PENDING"]
+
+
+def test_a_tick_without_messages_only_moves_the_mark(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+) -> None:
+    assert tick("", f"{T} 0") is Enqueued.QUEUED
+
+    assert marks(ticker, bench) == {"nightly": f"{T} 0"}
+    assert bench.pending() == []
+
+
+def test_a_tick_that_is_sent_twice_does_its_work_once(
+    bench: Bench, tick: Callable[..., Enqueued]
+) -> None:
+    assert tick("", f"{T}", "a") is Enqueued.QUEUED
+    before = bench.dump()
+
+    assert tick("", f"{T}", "a") is Enqueued.DUPLICATE
+    assert bench.dump() == before
+
+
+@pytest.mark.parametrize("before", ["", "x", f"{T - 1}", f"{T} 0"])
+def test_a_tick_from_another_mark_changes_nothing(
+    before: str, bench: Bench, tick: Callable[..., Enqueued]
+) -> None:
+    tick("", f"{T}")
+    kept = bench.dump()
+
+    assert tick(before, f"{T + 1}", "a") is Enqueued.DUPLICATE
+    assert bench.dump() == kept
+
+
+@pytest.mark.parametrize("after", [f"{T}", f"{T} 0", f"{T - 1}", "0", "x"])
+def test_a_mark_never_goes_back(
+    after: str, bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+) -> None:
+    tick("", f"{T}")
+
+    assert tick(f"{T}", after, "a") is Enqueued.DUPLICATE
+    assert marks(ticker, bench) == {"nightly": f"{T}"}
+    assert bench.pending() == []
+
+
+def test_ticks_given_together_are_done_in_order(bench: Bench, ticker: Ticker) -> None:
+    messages = {name: [bench.message(name)] for name in "abc"}
+    ticks = [
+        Tick(bench.queue, "nightly", "", f"{T}", messages["a"]),
+        Tick(bench.queue, "nightly", f"{T}", f"{T + 1}", messages["b"]),
+        Tick(bench.queue, "hourly", "", f"{T}", messages["c"]),
+        Tick(bench.queue, "nightly", f"{T}", f"{T + 2}", ()),
+    ]
+
+    outcomes = ticker.tick(ticks)
+
+    assert outcomes == [Enqueued.QUEUED] * 3 + [Enqueued.DUPLICATE]
+    assert marks(ticker, bench) == {"nightly": f"{T + 1}", "hourly": f"{T}"}
+    assert bench.pending() == ["a", "b", "c"]
+
+
+def test_no_ticks_are_no_work(ticker: Ticker) -> None:
+    assert ticker.tick([]) == []
+
+
+def test_a_message_that_was_sent_before_is_not_sent_again(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+) -> None:
+    # As after a failover that lost the mark's last move, and nothing else.
+    bench.send("a")
+
+    assert tick("", f"{T}", "a", "b") is Enqueued.QUEUED
+
+    assert bench.pending() == ["a", "b"]
+    assert marks(ticker, bench) == {"nightly": f"{T}"}
+
+
+def test_a_full_queue_holds_everything_back_until_there_is_room(
+    make_bench: Callable[..., Bench], request: pytest.FixtureRequest
+) -> None:
+    bench = make_bench(max_queue_length=1)
+    ticker = ticker_of(bench, request, max_queue_length=1)
+    bench.send("first")
+    other = f"{bench.queue}.other"
+    messages = [bench.message("a", queue=other), bench.message("b")]
+    one = Tick(bench.queue, "nightly", "", f"{T}", messages)
+
+    refused = ticker.tick([one])
+    kept = (marks(ticker, bench), bench.pending(other), bench.state_of("a"))
+    bench.take(bench.worker())
+    taken = ticker.tick([one])
+
+    assert refused == [Enqueued.FULL]
+    assert kept == ({}, [], None)
+    assert taken == [Enqueued.QUEUED]
+    assert (bench.pending(other), bench.pending()) == (["a"], ["b"])
+    ticker.close()
+
+
+def test_a_queue_that_is_no_list_holds_everything_back(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+) -> None:
+    own = f"{bench.queue}.own"
+    bench.broker.enqueue([bench.message("x")._replace(uuid=own)])
+
+    assert tick("", f"{T}", "a", queue=own) is Enqueued.BAD_KEY
+    assert marks(ticker, bench) == {}
+    assert bench.state_of("a") is None
+
+
+def test_an_id_that_is_no_state_holds_everything_back(bench: Bench, ticker: Ticker) -> None:
+    bench.send("x")
+    message = bench.message("a")._replace(uuid=bench.queue)
+
+    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Enqueued.BAD_KEY]
+    assert bench.pending() == ["x"]
+
+
+def test_without_states_of_its_own_the_mark_alone_decides(bench: Bench, ticker: Ticker) -> None:
+    message = bench.message("a")._replace(pending=b"")
+
+    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Enqueued.QUEUED]
+    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Enqueued.DUPLICATE]
+    assert bench.pending() == ["a"]
+    assert bench.state_of("a") is None
+
+
+def test_two_homes_share_no_marks(bench: Bench, ticker: Ticker) -> None:
+    home = f"{bench.queue}.home"
+
+    ticker.tick([Tick(home, "n", "", f"{T}", ())])
+
+    assert marks(ticker, bench) == {}
+    assert dict(ticker.marks(home).texts) == {"n": f"{T}"}
+
+
+def test_of_many_that_move_a_mark_one_does_it(
+    bench: Bench, request: pytest.FixtureRequest, ticker: Ticker
+) -> None:
+    eager = isinstance(bench.broker, EagerBroker)
+    tickers = [ticker if eager else ticker_of(bench, request) for _ in range(8)]
+    outcomes: list[Enqueued] = []
+
+    def race(one: Ticker) -> None:
+        before = ""
+        for n in range(20):
+            after = f"{T + n}"
+            outcomes.extend(
+                one.tick([Tick(bench.queue, "n", before, after, [bench.message(f"{n}")])])
+            )
+            before = after
+
+    threads = [threading.Thread(target=race, args=(one,)) for one in tickers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert bench.pending() == [f"{n}" for n in range(20)]
+    assert outcomes.count(Enqueued.QUEUED) == 20
+    assert len(outcomes) == 160
+    for one in tickers:
+        one.close()
+
+
+def test_the_scripts_are_sent_again_where_the_server_forgot_them(
+    bench: Bench, tick: Callable[..., Enqueued]
+) -> None:
+    tick("", f"{T}", "a")
+    bench.forget_scripts()
+
+    assert tick(f"{T}", f"{T + 1}", "b") is Enqueued.QUEUED
+    assert bench.pending() == ["a", "b"]
+
+
+@pytest.mark.server
+def test_a_mark_is_a_field_and_a_state_outlives_a_day(queue: str, redis_url: str, raw: Any) -> None:
+    ticker = RedisTicker(Connections(parse(redis_url)), results_expire_s=60)
+    from tests.contract.conftest import redis_bench
+
+    bench = redis_bench(queue, redis_url)
+
+    ticker.tick([Tick(queue, "nightly run", "", f"{T} 0", [bench.message("a")])])
+
+    assert raw.hgetall(keys.periodic(queue)) == {b"nightly run": f"{T} 0".encode()}
+    assert 86_400 - 10 <= raw.ttl(bench.uuid("a")) <= 86_400
+    ticker.close()
+    bench.close()
+
+
+@pytest.mark.server
+def test_a_mark_that_somebody_spoilt_is_begun_anew(queue: str, redis_url: str, raw: Any) -> None:
+    ticker = RedisTicker(Connections(parse(redis_url)))
+    raw.hset(keys.periodic(queue), "n", "yesterday")
+
+    outcomes = ticker.tick([Tick(queue, "n", "yesterday", f"{T} 0", ())])
+
+    assert outcomes == [Enqueued.QUEUED]
+    assert raw.hget(keys.periodic(queue), "n") == f"{T} 0".encode()
+    ticker.close()
+
+
+# -- any order of stale readers ----------------------------------------------------------------
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(0, 2)),
+        st.tuples(st.just("tick"), st.integers(0, 2)),
+        st.tuples(st.just("time"), st.integers(1, 300)),
+        st.tuples(st.just("failover"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150)
+@given(STEPS, st.sampled_from(["latest", "skip", "all"]))
+def test_whoever_reads_and_ticks_when_each_time_is_sent_once_and_no_mark_goes_back(
+    walk: list[tuple[str, int]], catch_up: Any
+) -> None:
+    clock = FakeClock()
+    store = EagerBackend(clock=clock)
+    queue = EagerBroker(clock=clock, backend=store, default_queue="q")
+    ticker = EagerTicker(queue.store, store.changed)
+    signature = Signature(name="a", routing_key="q", headers={})
+    entry = Entry.of("task", "@every 60s", "n", [signature], catch_up=catch_up)
+    seen: dict[int, Marks] = {}
+    before, marks = "", [Mark(0, 0)]
+
+    def messages(due_ms: int) -> list[Message]:
+        [one] = run_of(entry, "q", due_ms).signatures
+        pending = wire.encode_state(TaskState(task_uuid=one.uuid, state="PENDING"))
+        return [Message(one.uuid, "q", wire.encode_signature(one), pending)]
+
+    def move(found: Marks) -> None:
+        text = found.texts.get("n", "")
+        mark = Mark.of(text)
+        if mark is None:
+            start = Mark(entry.schedule.start(found.now_ms), 0)
+            ticker.tick([Tick("q", "n", text, start.text, ())])
+            return
+        for step in steps(entry, mark.last_ms, found.now_ms):
+            mark = Mark(step.due_ms, step.due_ms if step.sends else mark.ran_ms)
+            sent = messages(step.due_ms) if step.sends else []
+            ticker.tick([Tick("q", "n", text, mark.text, sent)])
+            text = mark.text
+
+    for verb, number in walk:
+        if verb == "read":
+            seen[number] = ticker.marks("q")
+        elif verb == "tick" and number in seen:
+            move(seen[number])
+        elif verb == "time":
+            clock.advance(number)
+        elif verb == "failover" and before:
+            ticker._texts["q"]["n"] = before  # the mark's last move is lost
+            marks = [Mark(0, 0)]
+        now = ticker.marks("q").texts.get("n", "")
+        marks.append(Mark.of(now) or Mark(0, 0))
+        before = now if verb == "read" else before
+
+    uuids = [json.loads(payload)["UUID"] for payload in queue.pending("q")]
+    assert len(uuids) == len(set(uuids))
+    assert [mark.last_ms for mark in marks] == sorted(mark.last_ms for mark in marks)

@@ -34,9 +34,14 @@ def error_of(error: Exception, where: str) -> MachineError:
     one that is out of memory `QueueFull`; anything it refuses for good
     (password, permission, certificate, wrong type) `BrokerRefused`.
     """
+    if isinstance(error.__cause__, redis.RedisError):
+        error = error.__cause__  # redis-py hides a refused login on an asyncio socket in another
     text = str(error).rstrip(".")
     if isinstance(error, redis.OutOfMemoryError) or text.startswith("OOM"):
         return QueueFull(f"Redis at {where} is out of memory: {text}. Raise maxmemory.")
+    # A stranger's command of more than ten words is not even parsed: an ERR, and no NOAUTH.
+    if getattr(error, "status_code", None) == "NOAUTH" or "unauthenticated" in text:
+        text, error = "Authentication required", redis.AuthenticationError()
     if isinstance(error, redis.AuthenticationError | AuthorizationError):
         return BrokerRefused(
             f"Redis at {where} refused the login: {text}. Check user and password."
@@ -49,12 +54,12 @@ def error_of(error: Exception, where: str) -> MachineError:
     if isinstance(error, NoPermissionError):
         return BrokerRefused(f"Redis at {where}: {text}. Grant it to this user's ACL.")
     return BrokerRefused(
-        f"Redis at {where} refused a command: {word} {text}".replace(f"{word} {word}", word)
+        f"Redis at {where} refused a command: {word} {text}.".replace(f"{word} {word}", word)
     )
 
 
 def _silence(where: str, text: str) -> BrokerUnavailable:
-    return BrokerUnavailable(f"Redis at {where} did not answer: {text}")
+    return BrokerUnavailable(f"Redis at {where} did not answer: {text}.")
 
 
 def _tls_refusal(error: BaseException, where: str) -> BrokerRefused | None:

@@ -14,6 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import redis
+from hiredis import pack_command
 from redis.exceptions import NoScriptError
 
 from machine.connection_errors import error_of
@@ -95,10 +96,9 @@ class Link:
         """Send commands without reading their answers; opens the connection if need be."""
         connection = self.connection()
         try:
-            packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
             # One write: each would wake the server, which would then find half a script call.
-            whole = [b"".join(packed)] if len(packed) > 1 else packed
-            connection.send_packed_command(whole)  # type: ignore[no-untyped-call]
+            whole = b"".join(map(pack_command, commands))
+            connection.send_packed_command([whole])  # type: ignore[no-untyped-call]
         except (redis.RedisError, OSError) as error:
             self.close()
             raise error_of(error, self._where) from error

@@ -165,7 +165,7 @@ def told(
 ) -> BrokerUnavailable:
     """Return the error with the ids: whether the messages arrived is unknown, and can be asked."""
     more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
-    text = f"{error} Task {messages[0].uuid}{more} may have been sent or not"
+    text = f"{str(error).rstrip('.')}. Task {messages[0].uuid}{more} may have been sent or not"
     if keeps_states:
         return BrokerUnavailable(f"{text}; sending again under the same id cannot send it twice.")
     return BrokerUnavailable(f"{text}; look at its state before sending it again.")

@@ -49,7 +49,7 @@ ROOT_LINE, TASKS_LINE, SERVICE_LINE = len(LINES), len(LINES) + 1, len(LINES) + 2
 
 MAY_IMPORT_REDIS = ("machine.connection", "machine.broker.redis", "machine.backend.redis")
 #: The dependencies, and the type checker's own stubs, which never run.
-THIRD_PARTY = frozenset({"redis", "yaml", "dotenv", "_typeshed"})
+THIRD_PARTY = frozenset({"redis", "hiredis", "yaml", "dotenv", "_typeshed"})
 #: What an extra brings, and the one module that may ask for it, late.
 EXTRAS = {"machine.cron": {"cronsim"}}
 FORBIDDEN_FILES = frozenset({"utils.py", "common.py", "helpers.py", "types.py"})

@@ -8,7 +8,7 @@ parked or dropped; what was in a dead worker's hands is kept apart.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from machine import wire
@@ -47,9 +47,10 @@ def sort(
     """Return the jobs among these claims, and the moves that end the others."""
     jobs: list[Job] = []
     moves: list[Move] = []
+    queues = {rules.terms.default_queue, *rules.queues, *rules.terms.allowed_queues}
     for claim in claims:
         try:
-            signature = _read(claim, rules)
+            signature = _read(claim, rules, queues)
         except WireError as error:
             _log.error("a message on '%s' is buried: %s", claim.queue, error)
             moves.append(buried(claim, str(error), now_ns))
@@ -65,7 +66,7 @@ def sort(
     return jobs, moves
 
 
-def _read(claim: Claim, rules: Rules) -> Signature:
+def _read(claim: Claim, rules: Rules, queues: Collection[str]) -> Signature:
     """
     Decode a claim's message.
 
@@ -78,7 +79,7 @@ def _read(claim: Claim, rules: Rules) -> Signature:
     # An empty queue has no key, so its name looks free: a state written there ends the queue.
     todo = [signature]
     for one in todo:
-        if one.uuid and (one.uuid in (claim.queue, one.routing_key) or one.uuid in rules.queues):
+        if one.uuid and (one.uuid in (claim.queue, one.routing_key) or one.uuid in queues):
             message = f"signature field UUID is '{one.uuid}', the name of a queue; give it another"
             raise WireError(message)
         if one.on_success or one.on_error or one.chord_callback is not None:

@@ -26,6 +26,7 @@ from machine.errors import (
     TaskNotRegistered,
     WireError,
 )
+from machine.hooks import Hooks
 from machine.registry import AsyncTask, Registry, Task, current_task, task
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult, TaskContext
 from machine.scheduling import periodic
@@ -54,6 +55,7 @@ __all__ = [
     "periodic",
     "current_task",
     "RetryLater",
+    "Hooks",
     # sending them
     "connect",
     "chain",

@@ -242,6 +242,19 @@ def terms(config: Config) -> Terms:
     )
 
 
+def _ways(config: Config, queues: tuple[str, ...]) -> Ways:
+    return Ways(
+        queues=queues,
+        slots=config.slot_count,
+        flush_s=config.worker_flush_ms / 1000,
+        block_s=config.worker_block_s,
+        max_message_bytes=config.max_message_bytes,
+        terms=terms(config),
+        max_tasks=config.worker_max_tasks,
+        max_memory_bytes=config.worker_max_memory_mb << 20,
+    )
+
+
 def worker(
     config: Config,
     *,
@@ -275,14 +288,7 @@ def worker(
         return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
 
     outgoing = Outgoing(config, Registry())
-    ways = Ways(
-        queues=tuple(queues) or config.worker_queues,
-        slots=config.slot_count,
-        flush_s=config.worker_flush_ms / 1000,
-        block_s=config.worker_block_s,
-        max_message_bytes=config.max_message_bytes,
-        terms=terms(config),
-    )
+    ways = _ways(config, tuple(queues) or config.worker_queues)
     plan = Plan(
         name=name or config.worker_name or socket.gethostname(),
         processes=config.process_count,

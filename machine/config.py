@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, Self
 
 from machine import config_layers as layers
 from machine import settings
+from machine.cpus import available_cpus
 from machine.errors import ConfigError
 from machine.redis_url import SCHEMES, RedisAddress, parse
 from machine.settings import Setting, setting, settle, shown, table_of, values_of
 
 _log = logging.getLogger(__name__)
 
-_FILE, _QUOTA = "config.yml", "/sys/fs/cgroup/cpu.max"
+_FILE = "config.yml"
 
 #: Bounds and units that return.
 _THEIRS: Any = {"ours": False}
@@ -186,6 +187,12 @@ class Config:
     )
     worker_block_s: float = setting(
         2.0, "Longest wait at an empty queue.", unit="seconds", least=0.01
+    )
+    worker_max_tasks: int = setting(
+        0, "A process is replaced after so many tasks, 0 = never.", unit="tasks", least=0
+    )
+    worker_max_memory_mb: int = setting(
+        0, "A process that holds more is replaced, 0 = never.", unit="MiB", least=0
     )
     worker_health_file: str = setting("", "File touched while the worker lives, empty = none.")
     log_level: str = setting(
@@ -382,19 +389,3 @@ class Reloader:
         self.config = fresh
         self._on_change(fresh)
         return True
-
-
-def available_cpus(quota_file: str = _QUOTA) -> int:
-    """
-    Return how many CPUs this process may keep busy, at least 1.
-
-    Affinity counts, and so does a container's quota (``quota_file``, cgroup
-    v2), rounded up: a quota of 1.5 CPUs on a host of 64 is 2.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = Path(quota_file).read_text(encoding="ascii").split()
-        return max(1, min(count, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        return count

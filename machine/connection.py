@@ -83,6 +83,7 @@ class Connections:
         self.address = address
         self.limits = limits or Limits()
         self.where = address.path or ",".join(f"{host}:{port}" for host, port in address.hosts)
+        self.where += " (TLS)" if address.tls else ""
         self._client_name = client_name
         self._master_name = master_name
         self._sentinel_password = sentinel_password

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from machine.errors import ConfigError, MachineError, SignatureError, TaskNotRegistered
+from machine.hooks import Hooks
 from machine.parameters import Parameters
 from machine.result import AsyncResult, TaskContext, running_task
 from machine.signature import ON_CRASH_HEADER, Arg
@@ -258,18 +259,19 @@ class Registry:
     def __init__(self) -> None:
         self._tasks: dict[str, Task[Any, Any]] = {}
         self.at_most_once: set[str] = set()
+        self.hooks = Hooks()
         self.schedules: dict[str, Entry] = {}
 
     def collect(self, *modules: str | ModuleType) -> list[Task[Any, Any]]:
         """
-        Import modules, and register the tasks that stand in their namespaces.
+        Import modules, and register the tasks (and the `Hooks`) in their namespaces.
 
         Returns:
             The tasks found, also those that were known already.
 
         Raises:
             ConfigError: There is no such module.
-            SignatureError: Two functions have the same name.
+            SignatureError: Two functions have the same name, or there are two `Hooks`.
         """
         found: dict[str, Task[Any, Any]] = {}
         for module in modules:
@@ -278,6 +280,8 @@ class Registry:
                 if isinstance(value, Task):
                     self._refuse_twin(value.name, value, found)
                     found[value.name] = value
+                elif isinstance(value, Hooks):
+                    self._take_hooks(value)
         self._store(found)
         return list(found.values())
 
@@ -345,6 +349,13 @@ class Registry:
             self.add_schedule(entry)
         self._tasks.update(tasks)
         self.at_most_once |= {name for name, new in tasks.items() if new.on_crash == "fail"}
+
+    def _take_hooks(self, hooks: Hooks) -> None:
+        if self.hooks not in (Hooks(), hooks):
+            raise SignatureError(
+                f"There are two Hooks among the tasks: {self.hooks} and {hooks}. Make one of them."
+            )
+        self.hooks = hooks
 
     def _refuse_twin(
         self, name: str, new: Task[Any, Any], made: Mapping[str, Task[Any, Any]]

@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Lowest first. "runtime.*" stands for every module of that room.
 LINES = [
-    "errors clock keys logs embedded",
+    "errors clock cpus keys logs embedded",
     "gotypes signature retry redis_url wire_text cron",
-    "settings outcome parameters wire_records wire_limits connection_errors",
+    "settings outcome hooks parameters wire_records wire_limits connection_errors",
     "connection_link",
     "config_layers wire follow_up",
     "config",

@@ -18,14 +18,16 @@ from dataclasses import dataclass, field
 from machine.backend.base import Backend
 from machine.broker.base import Broker, Claim, Park, Release, Start
 from machine.clock import Clock
+from machine.cpus import resident_bytes
 from machine.errors import BrokerUnavailable, MachineError
-from machine.outcome import Outcome
+from machine.outcome import Failed, Outcome
 from machine.registry import Registry
 from machine.runtime import intake
 from machine.runtime.courier import Courier
 from machine.runtime.doorbell import Doorbell
 from machine.runtime.pool import InlinePool, Job, MixedPool, Pool
 from machine.runtime.settle import Terms, started
+from machine.signature import Signature
 
 _log = logging.getLogger("machine.worker")
 
@@ -55,6 +57,8 @@ class Ways:
         block_s: Seconds of idle waiting before it looks by itself.
         max_message_bytes: Larger messages are buried.
         terms: How outcomes are settled.
+        max_tasks: It ends after so many, for another to take its place; 0 = never.
+        max_memory_bytes: It ends when it holds more; 0 = never.
     """
 
     queues: Sequence[str]
@@ -63,6 +67,8 @@ class Ways:
     block_s: float = 2.0
     max_message_bytes: int = 1_048_576
     terms: Terms = field(default_factory=Terms)
+    max_tasks: int = 0
+    max_memory_bytes: int = 0
 
 
 class Child:
@@ -92,8 +98,10 @@ class Child:
         self._courier = Courier(broker, backend, ways.queues, ways.terms, clock, on_incarnation)
         # With several queues the main thread must stay free to answer wake-ups.
         self._inline = ways.slots == 1 and len(ways.queues) == 1
+        self._hooks = registry.hooks
         pool = InlinePool if self._inline else MixedPool
-        self._pool: Pool = pool(ways.slots, self._done)
+        self._pool: Pool = pool(ways.slots, self._done, self._hooks.pre_task)
+        self._ended_count = 0
         self._doorbell = Doorbell(lambda: broker.waker(ways.queues))
         #: Seconds that a task takes, the average of late.
         self._task_s = ways.flush_s
@@ -173,6 +181,9 @@ class Child:
         Returns:
             How many messages were claimed.
         """
+        if self._is_worn_out():
+            _log.info("this process has done its share; another one takes its place")
+            self._stopping = True
         if self._stopping:
             self._give_back()
         want = self._want()
@@ -195,7 +206,7 @@ class Child:
 
     def _want(self) -> int:
         """Return how many messages there is room for: the slots, and more while tasks are short."""
-        if self._stopping:
+        if self._stopping or (self._hooks.pre_consume and not self._hooks.pre_consume()):
             return 0
         busy = self._courier.held_count - self._courier.owed_count
         if self._alone:
@@ -246,7 +257,28 @@ class Child:
         if _log.isEnabledFor(logging.INFO):
             name, uuid = job.signature.name, job.signature.uuid
             _log.info("task %s %s ended: %s in %.3f s", name, uuid, settled.state.state, took_s)
+        self._ended_count += 1
+        self._tell_hooks(job.signature, outcome)
         self._doorbell.ring_if_asleep()
+
+    def _tell_hooks(self, signature: Signature, outcome: Outcome) -> None:
+        hooks = self._hooks
+        try:
+            if hooks.post_task is not None:
+                hooks.post_task(signature)
+            if hooks.on_error is not None and isinstance(outcome, Failed):
+                hooks.on_error(outcome.error, signature)
+        except Exception:  # noqa: BLE001 - yours, and the task has ended already
+            _log.exception("a hook failed after task %s %s", signature.name, signature.uuid)
+
+    def _is_worn_out(self) -> bool:
+        """Say whether this process has run enough tasks, or holds too much memory."""
+        ways = self._ways
+        if self._stopping or not self._ended_count:
+            return False
+        if ways.max_tasks and self._ended_count >= ways.max_tasks:
+            return True
+        return ways.max_memory_bytes > 0 and resident_bytes() > ways.max_memory_bytes
 
     def _is_shy(self) -> bool:
         """

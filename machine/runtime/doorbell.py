@@ -26,7 +26,7 @@ class Doorbell:
     def __init__(self, make_waker: Callable[[], Waker]) -> None:
         self._make_waker = make_waker
         self._waker: Waker | None = None
-        self._sleeping = False
+        self._sleeping = self._closed = False
         self._in, self._out = os.pipe()
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
@@ -77,8 +77,10 @@ class Doorbell:
         """Close the waker and the pipe."""
         if self._waker is not None:
             self._waker.close()
-        os.close(self._in)
-        os.close(self._out)
+        if not self._closed:
+            self._closed = True
+            os.close(self._in)
+            os.close(self._out)
 
     def _poll(self, descriptors: Iterable[int], seconds: float) -> None:
         poll = select.poll()

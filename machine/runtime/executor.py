@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,10 +27,14 @@ _REFUSED = (Failed, Retry)
 _MOST_DELAY_S = 31_536_000.0
 #: Makes a `TaskResult` of a pair without the named tuple's own constructor, which takes longer.
 _result = partial(tuple.__new__, TaskResult)
+#: `Hooks.pre_task`.
+Before = Callable[[Signature], None] | None
 _log = logging.getLogger("machine.task")
 
 
-def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
+def execute(
+    task: Task[..., Any], signature: Signature, fence: int, before: Before = None
+) -> Outcome:
     """
     Run a synchronous task and return what it came to.
 
@@ -37,12 +42,15 @@ def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
         task: The registered task of the signature's name.
         signature: The message; its arguments are untrusted until bound here.
         fence: The claim's number, for the task's context.
+        before: Called first (`Hooks.pre_task`).
     """
     bound = _bind(task, signature)
     if isinstance(bound, _REFUSED):
         return bound
     token = running_task.set(TaskContext(signature, attempt(signature), fence))
     try:
+        if before is not None:
+            before(signature)
         return succeeded(task.fn(*bound[0], **bound[1]), task.parameters.result_type)
     except BaseException as error:  # noqa: BLE001 - a task may raise anything; none of it is ours
         return ended_by(error, signature)
@@ -50,13 +58,17 @@ def execute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
         running_task.reset(token)
 
 
-async def aexecute(task: Task[..., Any], signature: Signature, fence: int) -> Outcome:
+async def aexecute(
+    task: Task[..., Any], signature: Signature, fence: int, before: Before = None
+) -> Outcome:
     """Run an ``async def`` task on the running loop; see `execute`."""
     bound = _bind(task, signature)
     if isinstance(bound, _REFUSED):
         return bound
     token = running_task.set(TaskContext(signature, attempt(signature), fence))
     try:
+        if before is not None:
+            before(signature)
         return succeeded(await task.fn(*bound[0], **bound[1]), task.parameters.result_type)
     except BaseException as error:  # noqa: BLE001 - as above
         return ended_by(error, signature)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from machine.broker.base import Claim
 from machine.outcome import Outcome
 from machine.registry import Task
-from machine.runtime.executor import aexecute, execute
+from machine.runtime.executor import Before, aexecute, execute
 from machine.signature import Signature
 
 
@@ -74,8 +74,8 @@ class Pool(Protocol):
 class InlinePool:
     """Runs one job after the other on the thread that calls `work`; async ones on its own loop."""
 
-    def __init__(self, _slots: int, done: Done) -> None:
-        self._done = done
+    def __init__(self, _slots: int, done: Done, before: Before = None) -> None:
+        self._done, self._before = done, before
         self._waiting: deque[Job] = deque()
         self._current: Job | None = None
         self._runner: asyncio.Runner | None = None
@@ -96,9 +96,9 @@ class InlinePool:
             self._current = job
             fence = job.claim.fence
             if job.task.is_async:
-                outcome = self._loop().run(aexecute(job.task, job.signature, fence))
+                outcome = self._loop().run(aexecute(job.task, job.signature, fence, self._before))
             else:
-                outcome = execute(job.task, job.signature, fence)
+                outcome = execute(job.task, job.signature, fence, self._before)
             self._current = None
             self._done(job, outcome)
             now_s = perf_counter()
@@ -137,9 +137,9 @@ class ThreadPool:
     never returns must not keep a worker from leaving.
     """
 
-    def __init__(self, slots: int, done: Done) -> None:
+    def __init__(self, slots: int, done: Done, before: Before = None) -> None:
         self._slots = slots
-        self._done = done
+        self._done, self._before = done, before
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._running: dict[int, Job] = {}
         self._threads = 0
@@ -161,7 +161,7 @@ class ThreadPool:
         while (job := self._queue.get()) is not None:
             job.started_s = perf_counter()
             self._running[me] = job
-            outcome = execute(job.task, job.signature, job.claim.fence)
+            outcome = execute(job.task, job.signature, job.claim.fence, self._before)
             del self._running[me]
             self._done(job, outcome)
 
@@ -190,8 +190,8 @@ class ThreadPool:
 class LoopPool:
     """Runs ``async def`` jobs side by side on one event loop, in a thread of its own."""
 
-    def __init__(self, done: Done) -> None:
-        self._done = done
+    def __init__(self, done: Done, before: Before = None) -> None:
+        self._done, self._before = done, before
         self._running: set[Job] = set()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -219,7 +219,7 @@ class LoopPool:
 
     async def _run(self, job: Job) -> None:
         job.started_s = perf_counter()
-        outcome = await aexecute(job.task, job.signature, job.claim.fence)
+        outcome = await aexecute(job.task, job.signature, job.claim.fence, self._before)
         self._running.discard(job)
         self._done(job, outcome)
 
@@ -242,10 +242,10 @@ class LoopPool:
 class MixedPool:
     """Synchronous jobs in threads, ``async def`` jobs on a loop; both made when first needed."""
 
-    def __init__(self, slots: int, done: Done) -> None:
+    def __init__(self, slots: int, done: Done, before: Before = None) -> None:
         self._slots = slots
-        self._done = done
-        self._threads = ThreadPool(slots, done)
+        self._done, self._before = done, before
+        self._threads = ThreadPool(slots, done, before)
         self._loop: LoopPool | None = None
 
     def submit(self, jobs: Iterable[Job]) -> None:
@@ -255,7 +255,7 @@ class MixedPool:
         waiting = [job for job in batch if job.task.is_async]
         if waiting:
             if self._loop is None:
-                self._loop = LoopPool(self._done)
+                self._loop = LoopPool(self._done, self._before)
             self._loop.submit(waiting)
 
     def work(self, budget_s: float) -> None:

@@ -105,6 +105,20 @@ def lively(
         yield made
 
 
+@pytest.fixture(scope="session", params=PEERS, ids=str)
+def mixing(
+    request: pytest.FixtureRequest,
+    programs: dict[str, Path],
+    shared_server: _Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Crossing]:
+    """Return what `lively` does, with a Python worker that expects mixed groups."""
+    folder = tmp_path_factory.mktemp("mixing")
+    for made in _crossing(programs, shared_server, request.param, folder):
+        made.both_workers(concurrency=10, INTEROP_GROUPS="true")
+        yield made
+
+
 def _crossing(
     programs: dict[str, Path], server: _Server, peer: Peer, folder: Path
 ) -> Iterator[Crossing]:

@@ -291,6 +291,7 @@ class Crossing:
             "WORKER_PROCESSES": "1",
             "WORKER_CONCURRENCY": str(concurrency),
             "REDIS_DELAYED_TASKS_POLL_PERIOD": "20" if moves_delayed else str(NEVER_MS),
+            "WORKER_BLOCK_S": "0.2",
             "LOG_LEVEL": "error",
             **variables,
         }

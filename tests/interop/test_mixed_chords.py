@@ -71,54 +71,53 @@ class Halves:
 
 @by_either
 @back_in_either
-def test_go_is_last(crossing: Crossing, sender: str, back: str) -> None:
-    crossing.both_workers(**SETTING)
-    halves = Halves(crossing, sender, back)
+def test_go_is_last(mixing: Crossing, sender: str, back: str) -> None:
+    halves = Halves(mixing, sender, back)
 
     halves.end("py")
     halves.end("go")
 
     assert halves.caller.get_chord(halves.sent).values == [133]
-    assert fired_once(crossing, halves.sent)
+    assert fired_once(mixing, halves.sent)
 
 
 @needs_interop_groups
 @by_either
 @back_in_either
-def test_python_is_last(crossing: Crossing, sender: str, back: str) -> None:
-    crossing.both_workers(**SETTING)
-    halves = Halves(crossing, sender, back)
+def test_python_is_last(mixing: Crossing, sender: str, back: str) -> None:
+    halves = Halves(mixing, sender, back)
 
     halves.end("go")
     halves.end("py")
 
     assert halves.caller.get_chord(halves.sent, SOON_S).values == [133]
-    assert fired_once(crossing, halves.sent)
+    assert fired_once(mixing, halves.sent)
 
 
 @needs_interop_groups
-def test_both_end_at_the_same_moment(crossing: Crossing) -> None:
-    crossing.both_workers(concurrency=10, **SETTING)
-    sent, gates = [], []
-    for _ in range(10):
-        gates.append(fresh("gate"))
-        members = gated(gates[-1], GO_QUEUE, [1]) + gated(gates[-1], PY_QUEUE, [2])
+def test_both_end_at_the_same_moment(mixing: Crossing) -> None:
+    sent: list[Sent] = []
+    for _ in range(20):
+        gate = fresh("gate")
+        members = gated(gate, GO_QUEUE, [1]) + gated(gate, PY_QUEUE, [2])
         callback = Job(name="count_sum", args=ints(100), queue=GO_QUEUE)
-        sent.append(crossing.go.chord(callback, *members))
-        crossing.wait_for_state("STARTED", *sent[-1].members)
-        crossing.open(gates[-1])
+        one = mixing.go.chord(callback, *members)
+        mixing.wait_until(
+            lambda one=one: mixing.runs(*one.members) == [1, 1], "both stand at the gate"
+        )
+        mixing.open(gate)
+        sent.append(one)
 
-    answers = [crossing.go.get_chord(one, SOON_S) for one in sent]
+    answers = [mixing.go.get_chord(one, SOON_S) for one in sent]
 
-    assert [answer.values for answer in answers] == [[103]] * 10
-    assert all(fired_once(crossing, one) for one in sent)
+    assert [answer.values for answer in answers] == [[103]] * 20
+    assert all(fired_once(mixing, one) for one in sent)
 
 
 @needs_interop_groups
 @by_either
-def test_many_at_once(crossing: Crossing, sender: str) -> None:
-    crossing.both_workers(concurrency=10, **SETTING)
-    caller, size = crossing.caller(sender), 20
+def test_many_at_once(mixing: Crossing, sender: str) -> None:
+    caller, size = mixing.caller(sender), 20
     sent = [
         caller.chord(
             Job(name="count_sum", args=ints(n), queue=(GO_QUEUE, PY_QUEUE)[n % 2]),
@@ -133,7 +132,7 @@ def test_many_at_once(crossing: Crossing, sender: str) -> None:
     answers = [caller.get_chord(one, SOON_S) for one in sent]
 
     assert [answer.values for answer in answers] == [[n + sum(range(size))] for n in range(50)]
-    assert all(fired_once(crossing, one) for one in sent)
+    assert all(fired_once(mixing, one) for one in sent)
 
 
 @needs_interop_groups
@@ -155,9 +154,8 @@ def test_one_list_for_all_members(crossing: Crossing) -> None:
 
 
 @by_either
-def test_all_in_python_with_mixed_groups_allowed(crossing: Crossing, sender: str) -> None:
-    crossing.both_workers(**SETTING)
-    caller = crossing.caller(sender)
+def test_all_in_python_with_mixed_groups_allowed(mixing: Crossing, sender: str) -> None:
+    caller = mixing.caller(sender)
     sent = [
         caller.chord(
             Job(name="count_sum", args=ints(n), queue=GO_QUEUE),
@@ -169,7 +167,7 @@ def test_all_in_python_with_mixed_groups_allowed(crossing: Crossing, sender: str
     answers = [caller.get_chord(one) for one in sent]
 
     assert [answer.values for answer in answers] == [[n + 45] for n in range(50)]
-    assert all(fired_once(crossing, one) for one in sent)
+    assert all(fired_once(mixing, one) for one in sent)
 
 
 # -- failures ----------------------------------------------------------------------------------
@@ -179,14 +177,13 @@ def test_all_in_python_with_mixed_groups_allowed(crossing: Crossing, sender: str
 @pytest.mark.parametrize("failing", ["go", "py"])
 @pytest.mark.parametrize("last", ["go", "py"])
 def test_a_failed_member_fails_the_callback_whoever_is_last(
-    crossing: Crossing, failing: str, last: str
+    mixing: Crossing, failing: str, last: str
 ) -> None:
-    crossing.both_workers(**SETTING)
     queues, gates = {"go": GO_QUEUE, "py": PY_QUEUE}, {"go": fresh("go"), "py": fresh("py")}
     other = "py" if failing == "go" else "go"
     told = fresh("task")
     on_error = [Job(name="joined", uuid=told, queue=PY_QUEUE)]
-    sent = crossing.go.chord(
+    sent = mixing.go.chord(
         Job(name="count_sum", queue=PY_QUEUE, on_error=on_error),
         Job(name="gated_fail", args=texts(gates[failing], "no luck"), queue=queues[failing]),
         *gated(gates[other], queues[other], [1]),
@@ -194,47 +191,45 @@ def test_a_failed_member_fails_the_callback_whoever_is_last(
     ends = {failing: ("FAILURE", sent.members[0]), other: ("SUCCESS", sent.members[1])}
 
     for language in ("py" if last == "go" else "go", last):
-        crossing.open(gates[language])
-        crossing.wait_for_state(*ends[language])
+        mixing.open(gates[language])
+        mixing.wait_for_state(*ends[language])
 
     text = f"chord member {sent.members[0]} failed: no luck"
-    assert crossing.go.get(sent.uuids[-1:], SOON_S)[0].error == text
-    assert crossing.go.get_chord(sent).error == "no luck"
-    assert crossing.py.get_chord(sent).error == "no luck"
-    assert crossing.py.get([told])[0].values == [text]
-    assert crossing.runs(sent.uuids[-1]) == [0]
-    crossing.wait_until(lambda: not unsettled(crossing), "nobody has a chord to look after")
+    assert mixing.go.get(sent.uuids[-1:], SOON_S)[0].error == text
+    assert mixing.go.get_chord(sent).error == "no luck"
+    assert mixing.py.get_chord(sent).error == "no luck"
+    assert mixing.py.get([told])[0].values == [text]
+    assert mixing.runs(sent.uuids[-1]) == [0]
+    mixing.wait_until(lambda: not unsettled(mixing), "nobody has a chord to look after")
 
 
 # -- the lock ----------------------------------------------------------------------------------
 
 
 @needs_interop_groups
-def test_python_waits_for_whoever_holds_the_lock(crossing: Crossing) -> None:
-    crossing.both_workers(**SETTING)
-    halves = Halves(crossing, "go", GO_QUEUE)
+def test_python_waits_for_whoever_holds_the_lock(mixing: Crossing) -> None:
+    halves = Halves(mixing, "go", GO_QUEUE)
     halves.end("go")
-    crossing.raw.set(MUTEX, "somebody", px=60_000)
+    mixing.raw.set(MUTEX, "somebody", px=60_000)
 
     halves.end("py")
 
     # Whoever got past the lock would have done so with its last member's end.
-    assert crossing.go.get(halves.sent.uuids[-1:], 0.5)[0].error == "Timeout reached"
-    assert not crossing.document(halves.sent.group)["ChordTriggered"]
-    crossing.raw.delete(MUTEX)
-    assert crossing.go.get_chord(halves.sent, SOON_S).values == [133]
-    assert fired_once(crossing, halves.sent)
+    assert mixing.go.get(halves.sent.uuids[-1:], 0.5)[0].error == "Timeout reached"
+    assert not mixing.document(halves.sent.group)["ChordTriggered"]
+    mixing.raw.delete(MUTEX)
+    assert mixing.go.get_chord(halves.sent, SOON_S).values == [133]
+    assert fired_once(mixing, halves.sent)
 
 
 @needs_interop_groups
-def test_python_does_not_fire_what_go_has_triggered(crossing: Crossing) -> None:
-    crossing.both_workers(**SETTING)
-    halves = Halves(crossing, "go", GO_QUEUE)
+def test_python_does_not_fire_what_go_has_triggered(mixing: Crossing) -> None:
+    halves = Halves(mixing, "go", GO_QUEUE)
     halves.end("go")
-    meta = crossing.document(halves.sent.group) | {"ChordTriggered": True}
-    crossing.raw.set(halves.sent.group, json.dumps(meta, separators=(",", ":")), ex=3600)
+    meta = mixing.document(halves.sent.group) | {"ChordTriggered": True}
+    mixing.raw.set(halves.sent.group, json.dumps(meta, separators=(",", ":")), ex=3600)
 
     halves.end("py")
 
-    crossing.wait_until(lambda: not unsettled(crossing), "nobody has a chord to look after")
-    assert crossing.state(halves.sent.uuids[-1]) == ""
+    mixing.wait_until(lambda: not unsettled(mixing), "nobody has a chord to look after")
+    assert mixing.state(halves.sent.uuids[-1]) == ""

@@ -43,7 +43,7 @@ def test_a_task_only_go_knows_gets_past_python(crossing: Crossing) -> None:
 
     uuids = crossing.py.send(*jobs)
 
-    answers = crossing.go.get(uuids, 10)
+    answers = crossing.go.get(uuids, 6)
     assert [answer.values for answer in answers] == [["go", n] for n in range(50)]
 
 

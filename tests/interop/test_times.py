@@ -13,6 +13,7 @@ from tests.interop.crossing import (
     PY_QUEUE,
     Crossing,
     Job,
+    Peer,
     fresh,
     ints,
     texts,
@@ -123,10 +124,10 @@ def test_a_time_in_the_past_is_ready_at_once(lively: Crossing, sender: str, queu
 # -- retries -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("peer", [Peer("v2", "redigo"), Peer("v1", "goredis")], ids=str)
 def test_counted_retries_change_the_language(crossing: Crossing) -> None:
     crossing.both_workers(go=BOTH_QUEUE, py=BOTH_QUEUE)
     paths = ["go,py,go", "py,go,py", "go,go,py", "py,py,go"] * 10
-
     jobs = [Job(name="relay", args=texts(path), queue=BOTH_QUEUE, retry_count=2) for path in paths]
 
     uuids = crossing.go.send(*jobs) + crossing.py.send(*jobs)
@@ -136,36 +137,40 @@ def test_counted_retries_change_the_language(crossing: Crossing) -> None:
     assert [(answer.values, answer.error) for answer in crossing.py.get(uuids)] == expected
 
 
-@by_either
 @pytest.mark.parametrize("first", ["go", "py"])
 def test_the_other_language_counts_on_from_where_the_first_one_failed(
-    crossing: Crossing, sender: str, first: str
+    crossing: Crossing, first: str
 ) -> None:
     start = {"go": crossing.go_worker, "py": crossing.py_worker}
     worker = start[first](BOTH_QUEUE, moves_delayed=False)
-    job = Job(
-        name="fail",
-        args=texts("still no"),
-        queue=BOTH_QUEUE,
-        retry_count=1,
-        headers={"trace": "kept"},
-        on_error=[Job(name="joined", uuid=fresh("task"), queue=BOTH_QUEUE)],
-    )
+    told = [fresh("task"), fresh("task")]
+    jobs = [
+        Job(
+            name="fail",
+            args=texts("still no"),
+            queue=BOTH_QUEUE,
+            retry_count=1,
+            headers={"trace": "kept"},
+            on_error=[Job(name="joined", uuid=one, queue=BOTH_QUEUE)],
+        )
+        for one in told
+    ]
 
-    uuids = crossing.caller(sender).send(job)
+    uuids = crossing.go.send(jobs[0]) + crossing.py.send(jobs[1])
 
-    crossing.wait_until(lambda: crossing.raw.zcard(DELAYED) == 1, "it waits for its retry")
-    [waiting] = crossing.go.ask("delayed")["Signatures"]
-    assert (waiting["RetryCount"], waiting["RetryTimeout"]) == (0, 1)
-    assert waiting["UUID"] == uuids[0]
-    assert waiting["Headers"]["trace"] == "kept"
-    assert waiting["RoutingKey"] == BOTH_QUEUE
+    crossing.wait_until(lambda: crossing.raw.zcard(DELAYED) == 2, "they wait for their retries")
+    waiting = crossing.go.ask("delayed")["Signatures"]
+    assert sorted(one["UUID"] for one in waiting) == sorted(uuids)
+    assert [(one["RetryCount"], one["RetryTimeout"]) for one in waiting] == [(0, 1)] * 2
+    assert [one["Headers"]["trace"] for one in waiting] == ["kept"] * 2
+    assert [one["RoutingKey"] for one in waiting] == [BOTH_QUEUE] * 2
     crossing.kill(worker)
     crossing.raw.delete(f"{{{BOTH_QUEUE}}}:workers")
     start["py" if first == "go" else "go"](BOTH_QUEUE)
-    assert crossing.go.get(uuids)[0].error == "still no"
-    assert crossing.py.get(uuids)[0].error == "still no"
-    assert crossing.py.get([job.on_error[0].uuid])[0].values == ["still no"]
+    assert [answer.error for answer in crossing.go.get(uuids)] == ["still no"] * 2
+    assert [answer.error for answer in crossing.py.get(uuids)] == ["still no"] * 2
+    crossing.wait_for_state("SUCCESS", *told)
+    assert [answer.values for answer in crossing.py.get(told)] == [["still no"]] * 2
 
 
 def test_run_me_again_changes_the_language_without_counting(crossing: Crossing) -> None:

@@ -10,7 +10,8 @@ import re
 
 import pytest
 
-from machine.config import SETTINGS, Config, RedisConfig, Reloader, available_cpus
+from machine.config import SETTINGS, Config, RedisConfig, Reloader
+from machine.cpus import available_cpus
 from machine.errors import ConfigError
 
 MACHINERY = """\

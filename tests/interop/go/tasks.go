@@ -137,8 +137,11 @@ func (b *books) countSum(ctx context.Context, numbers ...int64) (int64, error) {
 	return add(numbers...)
 }
 
-// gated returns number once the gate is open: once a key of that name exists.
-func (b *books) gated(gate string, number int64) (int64, error) {
+// gated notes that it runs, and returns number once the gate is open: once a key of that name exists.
+func (b *books) gated(ctx context.Context, gate string, number int64) (int64, error) {
+	if _, _, err := b.count(ctx, 0); err != nil {
+		return 0, err
+	}
 	for {
 		open, err := b.client.Exists(context.Background(), gate).Result()
 		if err != nil || open == 1 {
@@ -149,8 +152,8 @@ func (b *books) gated(gate string, number int64) (int64, error) {
 }
 
 // gatedFail fails with this text once the gate is open.
-func (b *books) gatedFail(gate, text string) (int64, error) {
-	if _, err := b.gated(gate, 0); err != nil {
+func (b *books) gatedFail(ctx context.Context, gate, text string) (int64, error) {
+	if _, err := b.gated(ctx, gate, 0); err != nil {
 		return 0, err
 	}
 	return 0, errors.New(text)

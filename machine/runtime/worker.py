@@ -96,6 +96,9 @@ class Worker:
     def __init__(self, parts: Parts, plan: Plan, clock: Clock) -> None:
         self._parts, self._plan, self._clock = parts, plan, clock
         self._supervisor: Supervisor | None = None
+        #: So that a quit that comes before the supervisor is there is not lost.
+        self._stopping = threading.Lock()
+        self._quits = 0
         self._open: list[Broker | Backend | Scheduler] = []
         self._inbox = Inbox()
 
@@ -124,27 +127,33 @@ class Worker:
             ChordSweep(broker, backend, terms, self._clock, queues, _SWEEP_S),
             scheduler,
         ]
-        self._supervisor = Supervisor(
+        supervisor = Supervisor(
             *(broker, queues, own_id, self._spawn, reaper, loops),
             processes=plan.processes,
             shutdown_s=plan.shutdown_s,
             beat=self._beat,
         )
+        with self._stopping:
+            self._supervisor = supervisor
+            for _ in range(self._quits):
+                supervisor.stop()
         _log.info(
             "worker %s: %d processes x %d tasks on %s",
             *(plan.name, plan.processes, plan.ways.slots, ", ".join(map(repr, queues))),
         )
         in_main = threading.current_thread() is threading.main_thread()
         try:
-            return self._supervisor.run(handle_signals=plan.handle_signals and in_main)
+            return supervisor.run(handle_signals=plan.handle_signals and in_main)
         finally:
             for one in (*self._open, self._inbox):
                 one.close()
 
     def quit(self) -> None:
         """Stop gently, from another thread; a second call stops at once."""
-        if self._supervisor is not None:
-            self._supervisor.stop()
+        with self._stopping:
+            self._quits += 1
+            if self._supervisor is not None:
+                self._supervisor.stop()
 
     def _children(self) -> list[str]:
         return self._supervisor.worker_ids() if self._supervisor is not None else []

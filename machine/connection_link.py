@@ -80,6 +80,8 @@ class Link:
             try:
                 connection = self._make()
                 connection.connect()  # type: ignore[no-untyped-call]
+            except BrokerUnavailable:
+                raise  # of the sentinels; an OSError too, by its base
             except (redis.RedisError, OSError) as error:
                 raise error_of(error, self._where) from error
             self._connection = connection

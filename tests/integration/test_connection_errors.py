@@ -14,7 +14,7 @@ from machine import BrokerRefused, BrokerUnavailable, MachineError, QueueFull, g
 from machine.broker.base import ChordShot, Enqueued, Park, Release, Verdict
 from machine.broker.redis_ticks import RedisTicker
 from machine.broker.ticks import Tick
-from machine.connection import Connections, Limits
+from machine.connection import Connections, Limits, loads
 from machine.connection_aio import links_of
 from machine.embedded import EmbeddedServer
 from machine.redis_url import parse
@@ -41,6 +41,7 @@ def faulty(server: EmbeddedServer) -> Iterator[FaultyServer]:
 def bench(faulty: FaultyServer, queue: str) -> Iterator[Bench]:
     """Return a broker and a backend that speak through the proxy."""
     made = redis_bench(queue, faulty.url)
+    connections(faulty.url).execute(loads())  # so that no call meets a server that forgot it
     yield made
     made.close()
 

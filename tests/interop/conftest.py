@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.interop.crossing import Crossing, Peer
 
 from machine.embedded import EmbeddedServer, NoServer
+from tests.interop.crossing import Crossing, Peer
 
 HERE = Path(__file__).resolve().parent
 _TAGS = {"v1": "machinery_v1", "v2": ""}
@@ -40,7 +40,7 @@ class _Server(NamedTuple):
 def programs(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Build go/ for each Machinery; both are kept with pytest's cache, and built anew if changed."""
+    """Build go/ for each Machinery; pytest's cache keeps both, and only a change builds anew."""
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         # At a desk the rest is still worth running; in CI a skip would hide this suite.

@@ -358,7 +358,7 @@ class Crossing:
 
     # -- ending ----------------------------------------------------------------------------
     def close(self) -> None:
-        """End every process and forget the database; complain of what Go or Python complained of."""
+        """End every process and forget the database; fail if one of them came to harm."""
         self.py.server.close()
         for process in self._py_processes:
             process.terminate()

@@ -25,9 +25,8 @@ def _echo(value: Any) -> Any:
     return value
 
 
-_SCALARS = (
-    "bool int int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 float32 float64 string".split()
-)
+_INTS = [f"{sign}int{bits}" for sign in ("", "u") for bits in ("", 8, 16, 32, 64)]
+_SCALARS = ["bool", *_INTS, "float32", "float64", "string"]
 for _kind in (*_SCALARS, *(f"slice_{scalar}" for scalar in _SCALARS), "slice_byte"):
     globals()[f"echo_{_kind}"] = task(name=f"echo_{_kind}")(_echo)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.interop.crossing import BOTH_QUEUE, Crossing, Job, Peer, ints
 
 EACH = 1000

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+
 from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing, Job, narrow
 
 FLOAT32_MOST, FLOAT32_LEAST = narrow(3.4028234663852886e38), narrow(1e-45)

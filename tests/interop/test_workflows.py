@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing, Job, fresh, ints, texts
 
 QUEUES = {"go": GO_QUEUE, "py": PY_QUEUE}

@@ -3,7 +3,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo test check worker caller redis bench fmt lock clean
+.PHONY: help demo test check interop worker caller redis bench fmt lock clean
 
 VENV = .venv
 READY = $(VENV)/.ready
@@ -32,6 +32,9 @@ check: $(READY) ## lint, format, types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy --strict machine worker caller
+
+interop: $(READY) ## tests against real Go Machinery (needs the Go toolchain; minutes)
+	$(RUN) -m pytest tests/interop $(ARGS)
 
 worker: $(READY) ## run a worker here (BROKER says where Redis is)
 	$(RUN) worker/worker.py $(ARGS)

@@ -55,11 +55,12 @@ class Authority:
         settings.write_text(_SECTIONS.format(name=name, host=host))
         made = Pair(str(self._folder / f"{name}.crt"), str(self._folder / f"{name}.key"))
         request = self._folder / f"{name}.csr"
-        self._run("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                  "-nodes", "-config", str(settings), "-keyout", made.key, "-out", str(request))  # fmt: skip
-        self._run("x509", "-req", "-in", str(request), "-out", made.cert, "-days", str(days),
-                  "-extfile", str(settings), "-extensions", section,
-                  *(signer or ("-signkey", made.key)))  # fmt: skip
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        files = ("-config", str(settings), "-keyout", made.key, "-out", str(request))
+        self._run("req", "-new", *curve, *files)
+        how = signer or ("-signkey", made.key)
+        files = ("-in", str(request), "-out", made.cert, "-extfile", str(settings))
+        self._run("x509", "-req", *files, "-extensions", section, "-days", str(days), *how)
         return made
 
     def _run(self, *words: str) -> None:

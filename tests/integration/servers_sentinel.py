@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -20,6 +21,8 @@ from machine.embedded import HOST, EmbeddedServer
 
 MASTER = "shop"
 _PATIENCE_S = 20.0
+# Not shorter, the publishing: four of its periods are how long a sentinel lets a replica that
+# became a master be one, and the one that promoted it needs a second to notice.
 _HURRY = (
     *("INFO-PERIOD", 200, "PING-PERIOD", 100, "ASK-PERIOD", 100, "PUBLISH-PERIOD", 500),
     *("SLAVE-RECONF-TIMEOUT", 1000, "MIN-LINK-RECONNECT-PERIOD", 200),
@@ -59,6 +62,10 @@ class Watched:
         """Return the URL that names the sentinels."""
         hosts = ",".join(f"{HOST}:{port}" for port in self.ports)
         return f"redis://{self.secret}@{hosts}"
+
+    def terms(self, **others: str) -> dict[str, Any]:
+        """Return what `RedisConfig` needs to know of the sentinels."""
+        return {"master_name": MASTER, "sentinel_password": self.sentinel_password} | others
 
     def client(self, server: EmbeddedServer) -> redis.Redis:
         """Return a plain client of one server."""

@@ -310,7 +310,7 @@ class Crossing:
     ) -> None:
         """Start one worker of each language; the variables are for Python's."""
         self.go_worker(go, concurrency=concurrency)
-        self.py_worker(py, concurrency=concurrency, **variables)
+        self.py_worker(py, concurrency=concurrency, moves_delayed=True, **variables)
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """End one of our processes at once."""
@@ -354,7 +354,7 @@ class Crossing:
     def state(self, uuid: str) -> str:
         """Return the state's name, "" where none is kept."""
         value = self.raw.get(uuid)
-        return json.loads(value)["State"] if value is not None else ""
+        return str(json.loads(value)["State"]) if value is not None else ""
 
     # -- ending ----------------------------------------------------------------------------
     def close(self) -> None:
@@ -371,8 +371,10 @@ class Crossing:
                     stream.close()
         self.raw.flushdb()
         self.raw.close()
-        logs = [log.seek(0) or log.read() for log in self._logs]
+        logs = []
         for log in self._logs:
+            log.seek(0)
+            logs.append(log.read())
             log.close()
         for text in filter(None, logs):
             print(text[-LOG_SHOWN:])

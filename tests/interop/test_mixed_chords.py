@@ -50,19 +50,16 @@ def gated(gate: str, queue: str, numbers: Sequence[int]) -> list[Job]:
 
 def fired_once(crossing: Crossing, *sent: Sent) -> bool:
     """Say whether all is as after one firing of each chord, once nobody looks after them."""
-    crossing.wait_until(lambda: not unsettled(crossing), "nobody has a chord to look after")
+    crossing.wait_until(lambda: not armed(crossing, *sent), "nobody has a chord to fire", SOON_S)
     triggered = all(crossing.document(one.group)["ChordTriggered"] for one in sent)
     runs = crossing.runs(*(one.uuids[-1] for one in sent))
     return triggered and runs == [1] * len(sent) and not crossing.raw.exists(MUTEX)
 
 
-def unsettled(crossing: Crossing) -> list[bytes]:
-    """Return Python's keys that stay until a chord has fired, and messages on their way."""
-    rosters = {b"workers", b"seq"}
-    own = [key for key in crossing.raw.scan_iter("{*}:*") if crossing.raw.ttl(key) < 0]
-    return [key for key in own if key.split(b"}:")[1] not in rosters] + [
-        key for key in (GO_QUEUE.encode(), PY_QUEUE.encode()) if crossing.raw.exists(key)
-    ]
+def armed(crossing: Crossing, *sent: Sent) -> list[str]:
+    """Return the groups that Python still has a chord of."""
+    homes = list(crossing.raw.scan_iter("{*}:chords"))
+    return [one.group for one in sent for home in homes if crossing.raw.hexists(home, one.group)]
 
 
 class Halves:
@@ -244,5 +241,5 @@ def test_python_does_not_fire_what_go_has_triggered(mixing: Crossing) -> None:
 
     halves.end("py")
 
-    mixing.wait_until(lambda: not mixing.raw.exists(f"{{{PY_QUEUE}}}:chords"), "it is let go")
+    mixing.wait_until(lambda: not armed(mixing, halves.sent), "it is let go")
     assert mixing.state(halves.sent.uuids[-1]) == ""

@@ -278,6 +278,7 @@ TARGETS = [
     "demo",
     "test",
     "check",
+    "interop",
     "worker",
     "caller",
     "redis",

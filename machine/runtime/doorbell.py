@@ -34,6 +34,8 @@ class Doorbell:
     def ring(self) -> None:
         """End the sleep that is under way, or the next one. Safe in a signal handler."""
         self._sleeping = False
+        if self._closed:  # its number may be another file by now
+            return
         # Enough rings may be in the pipe already, or nobody left to hear.
         with contextlib.suppress(OSError):
             os.write(self._out, b"\0")

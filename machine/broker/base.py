@@ -84,12 +84,14 @@ class Member(NamedTuple):
     A finished member of a chord.
 
     Attributes:
-        home: Queue whose keys hold the chord (that of its callback).
+        home: Queue whose keys count the members that ended: the same for all of them.
         group_uuid: The group.
         uuid: The member's own id.
         size: Members of the group; the chord arms when so many have ended. 0 arms it
             each time: some may end on Go workers, who keep no count.
         callback: Encoded callback signature, kept until the chord fires.
+        armed_in: Queue whose keys hold the armed chord: one that this worker consumes,
+            so that somebody looks there if it dies; "" = ``home``.
     """
 
     home: str
@@ -97,6 +99,7 @@ class Member(NamedTuple):
     uuid: str
     size: int
     callback: bytes
+    armed_in: str = ""
 
 
 class ChordShot(NamedTuple):

@@ -307,7 +307,7 @@ class EagerStore:
         ended.add(member.uuid)
         home.ended[member.group_uuid] = (ended, now_ns + self._ended_ns)
         if member.size == 0 or (is_new and len(ended) == member.size):
-            home.armed[member.group_uuid] = member.callback
+            self.line(member.armed_in or member.home).armed[member.group_uuid] = member.callback
             return True
         return False
 

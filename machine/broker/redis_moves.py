@@ -140,7 +140,7 @@ def _extras(number: int, move: Finish, names: list[Any], args: list[Any]) -> Non
         member = move.member
         names += (
             keys.group_done(member.home, member.group_uuid),
-            keys.chords(member.home),
+            keys.chords(member.armed_in or member.home),
             member.group_uuid,
         )
         args += ("M", number, member.group_uuid, member.uuid, member.size, member.callback)

@@ -41,7 +41,7 @@ def fire(broker: Broker, backend: Backend, terms: Terms, clock: Clock, member: M
     Returns:
         Whether it was this call that fired it.
     """
-    home, group = member.home, member.group_uuid
+    home, group = member.armed_in or member.home, member.group_uuid
     try:
         callback = wire.decode_signature(member.callback, delayed_key=terms.delayed_key)
     except WireError as error:

@@ -109,7 +109,7 @@ def _finish(
     state, head = _final(signature, outcome, terms)
     move = Finish(claim=claim)
     if signature.chord_callback is not None:
-        move.member = _member(signature, terms)
+        move.member = _member(claim, signature, terms)
     if signature.uuid and terms.keeps_states:
         move.state_key, move.state = signature.uuid, head
     return move, state
@@ -194,17 +194,19 @@ def _again(
     return Settled(move, state, unkept)
 
 
-def _member(signature: Signature, terms: Terms) -> Member | None:
+def _member(claim: Claim, signature: Signature, terms: Terms) -> Member | None:
     callback = signature.chord_callback
     if callback is None or not signature.group_uuid or signature.group_task_count < 1:
         return None
-    home = callback.routing_key or terms.default_queue
+    # What Go workers share is not counted, so that it needs no place in common.
+    home = claim.queue if terms.shared_groups else callback.routing_key or terms.default_queue
     return Member(
         home,
         signature.group_uuid,
         signature.uuid,
         0 if terms.shared_groups else signature.group_task_count,
         wire.encode_signature(callback),
+        claim.queue,
     )
 
 

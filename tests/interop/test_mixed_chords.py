@@ -1,7 +1,7 @@
 """
 Chords whose members are finished by both languages: the callback fires once, whoever is last.
 
-Python finds such a chord complete only with `interop_groups`; the tests that need it say so.
+Python looks for what Go has finished only with `interop_groups`; all workers here have it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from machine.config import SETTINGS
-from tests.interop.crossing import (
-    BOTH_QUEUE,
-    GO_QUEUE,
-    PY_QUEUE,
-    Crossing,
-    Job,
-    Sent,
-    fresh,
-    ints,
-    texts,
-)
+from tests.interop.callers import Job, Sent, fresh, ints, texts
+from tests.interop.crossing import BOTH_QUEUE, GO_QUEUE, PY_QUEUE, Crossing
 
 QUEUES = {"go": GO_QUEUE, "py": PY_QUEUE}
 OTHER = {"go": "py", "py": "go"}
@@ -30,14 +20,6 @@ MUTEX = "TriggerChordMutex"
 #: How long a chord that nobody fires is waited for.
 SOON_S = 4.0
 
-needs_interop_groups = pytest.mark.xfail(
-    "interop_groups" not in SETTINGS,
-    reason="Python counts only the members it finished itself: it needs interop_groups",
-    strict=True,
-)
-NEVER_SWEPT = (
-    "a chord is armed at its callback's queue; where no Python worker consumes that, none sweeps"
-)
 GO_IS_SILENT = (
     "Go tells nobody of a failed member, and Python does not look again after Go was last"
 )
@@ -88,7 +70,7 @@ def four_halves(mixing: Crossing) -> list[Halves]:
 # -- who is last -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last", ["go", pytest.param("py", marks=needs_interop_groups)])
+@pytest.mark.parametrize("last", ["go", "py"])
 def test_the_callback_fires_once_whoever_is_last(mixing: Crossing, last: str) -> None:
     chords = four_halves(mixing)
 
@@ -101,8 +83,6 @@ def test_the_callback_fires_once_whoever_is_last(mixing: Crossing, last: str) ->
     assert fired_once(mixing, *(halves.sent for halves in chords))
 
 
-@needs_interop_groups
-@pytest.mark.xfail(reason=NEVER_SWEPT, strict=False)
 def test_both_end_at_the_same_moment(mixing: Crossing) -> None:
     sent: list[Sent] = []
     for _ in range(20):
@@ -122,7 +102,6 @@ def test_both_end_at_the_same_moment(mixing: Crossing) -> None:
     assert fired_once(mixing, *sent)
 
 
-@needs_interop_groups
 def test_many_at_once(mixing: Crossing) -> None:
     size = 20
     sent = [
@@ -142,7 +121,6 @@ def test_many_at_once(mixing: Crossing) -> None:
     assert fired_once(mixing, *sent)
 
 
-@needs_interop_groups
 def test_one_list_for_all_members(crossing: Crossing) -> None:
     crossing.both_workers(go=BOTH_QUEUE, py=BOTH_QUEUE, INTEROP_GROUPS="true")
     sent = [
@@ -179,7 +157,6 @@ def test_all_in_python_with_mixed_groups_allowed(mixing: Crossing) -> None:
 # -- failures ----------------------------------------------------------------------------------
 
 
-@needs_interop_groups
 @pytest.mark.parametrize(
     "last", ["py", pytest.param("go", marks=pytest.mark.xfail(reason=GO_IS_SILENT, strict=True))]
 )
@@ -211,11 +188,7 @@ def test_a_failed_member_fails_the_callback(mixing: Crossing, failing: str, last
 # -- the lock ----------------------------------------------------------------------------------
 
 
-@needs_interop_groups
-@pytest.mark.parametrize(
-    "back",
-    [PY_QUEUE, pytest.param(GO_QUEUE, marks=pytest.mark.xfail(reason=NEVER_SWEPT, strict=True))],
-)
+@pytest.mark.parametrize("back", [PY_QUEUE, GO_QUEUE])
 def test_python_waits_for_whoever_holds_the_lock(mixing: Crossing, back: str) -> None:
     halves = Halves(mixing, "go", back)
     halves.end("go")
@@ -231,7 +204,6 @@ def test_python_waits_for_whoever_holds_the_lock(mixing: Crossing, back: str) ->
     assert mixing.runs(halves.sent.uuids[-1]) == [1]
 
 
-@needs_interop_groups
 def test_python_does_not_fire_what_go_has_triggered(mixing: Crossing) -> None:
     halves = Halves(mixing, "go", PY_QUEUE)
     halves.end("go")

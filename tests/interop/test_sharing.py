@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.crossing import BOTH_QUEUE, Crossing, Job, Peer, ints
+from tests.interop.callers import Job, ints
+from tests.interop.crossing import BOTH_QUEUE, Crossing, Peer
 
 EACH = 1000
 

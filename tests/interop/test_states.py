@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing, Job, fresh, ints, texts
+from tests.interop.callers import Job, fresh, ints, texts
+from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing
 
 by_either = pytest.mark.parametrize("sender", ["go", "py"])
 in_either = pytest.mark.parametrize("queue", [GO_QUEUE, PY_QUEUE], ids=["in-go", "in-py"])

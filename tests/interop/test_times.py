@@ -7,17 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.interop.crossing import (
-    BOTH_QUEUE,
-    GO_QUEUE,
-    PY_QUEUE,
-    Crossing,
-    Job,
-    Peer,
-    fresh,
-    ints,
-    texts,
-)
+from tests.interop.callers import Job, fresh, ints, texts
+from tests.interop.crossing import BOTH_QUEUE, GO_QUEUE, PY_QUEUE, Crossing, Peer
 
 by_either = pytest.mark.parametrize("sender", ["go", "py"])
 DELAYED = "delayed_tasks"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing, Job, narrow
+from tests.interop.callers import Job, narrow
+from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing
 
 FLOAT32_MOST, FLOAT32_LEAST = narrow(3.4028234663852886e38), narrow(1e-45)
 LIMITS: dict[str, list[Any]] = {
@@ -70,11 +71,6 @@ def test_every_type_goes_there_and_back(lively: Crossing, sender: str, queue: st
     assert len(answers) >= AT_LEAST
 
 
-@pytest.mark.xfail(
-    reason="a Python task's list with a number above int64 is stored as []interface {}; []uint64 "
-    "is a type Go reads",
-    strict=True,
-)
 @pytest.mark.parametrize("kind", ["uint", "uint64"])
 def test_go_reads_a_list_beyond_int64_that_python_returned(lively: Crossing, kind: str) -> None:
     value = [0, 9223372036854775808, 2**64 - 1]

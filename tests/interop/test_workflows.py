@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing, Job, fresh, ints, texts
+from tests.interop.callers import Job, fresh, ints, texts
+from tests.interop.crossing import GO_QUEUE, PY_QUEUE, Crossing
 
 QUEUES = {"go": GO_QUEUE, "py": PY_QUEUE}
 OTHER = {"go": "py", "py": "go"}
@@ -87,11 +88,6 @@ def test_a_float_from_python_stays_a_float_in_go(lively: Crossing, sender: str) 
     assert caller.get_chain(sent).values == [0.5]
 
 
-@pytest.mark.xfail(
-    reason="a Python task's return annotation does not decide the type of its result: a whole "
-    "number from '-> float' is stored as int64, and Go's float64 parameter refuses it",
-    strict=True,
-)
 def test_a_whole_number_annotated_as_a_float_is_one_in_go(lively: Crossing) -> None:
     caller = lively.go
 
@@ -102,11 +98,6 @@ def test_a_whole_number_annotated_as_a_float_is_one_in_go(lively: Crossing) -> N
     assert answer.values == [1.0]
 
 
-@pytest.mark.xfail(
-    reason="a Python task's return annotation does not decide the type of its result: [] from "
-    "'-> list[str]' is stored as []int64, and Go's []string parameter refuses it",
-    strict=True,
-)
 def test_an_empty_list_annotated_as_strings_is_one_in_go(lively: Crossing) -> None:
     caller = lively.go
 

@@ -94,7 +94,7 @@ class Supervisor:
             worker_id for process in self._processes.values() for worker_id in process.worker_ids
         ]
 
-    def run(self, *, handle_signals: bool = True) -> int:
+    def run(self, *, handle_signals: bool = True, greeting: str = "") -> int:
         """
         Work until stopped; return the exit status: 0, 1 when cut short, 78 when it cannot start.
 
@@ -106,6 +106,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             signal.signal(signal.SIGCHLD, lambda *_: self._doorbell.ring())
+        _log.info("%s", greeting)  # from here on a signal stops us gently
         self._greet()
         while True:
             now_s = time.monotonic()
@@ -166,6 +167,9 @@ class Supervisor:
             pid = self._spawn(out)
             os.close(out)
             self._processes[pid] = Process(pid, reports, now_s, [])
+            if self._stopped_at_s is not None:  # told to stop meanwhile, before this one was there
+                self._tell(signal.SIGTERM)
+                return
 
     def _look_after_children(self, now_s: float) -> None:
         """Read their reports; take what the dead ones held."""

@@ -137,13 +137,11 @@ class Worker:
             self._supervisor = supervisor
             for _ in range(self._quits):
                 supervisor.stop()
-        _log.info(
-            "worker %s: %d processes x %d tasks on %s",
-            *(plan.name, plan.processes, plan.ways.slots, ", ".join(map(repr, queues))),
-        )
+        slots, names = plan.ways.slots, ", ".join(map(repr, queues))
+        greeting = f"worker {plan.name}: {plan.processes} processes x {slots} tasks on {names}"
         in_main = threading.current_thread() is threading.main_thread()
         try:
-            return supervisor.run(handle_signals=plan.handle_signals and in_main)
+            return supervisor.run(handle_signals=plan.handle_signals and in_main, greeting=greeting)
         finally:
             for one in (*self._open, self._inbox):
                 one.close()

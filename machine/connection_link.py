@@ -129,15 +129,18 @@ class Link:
         self.send([TRACK])
         return tracks(self.receive(), self._where)
 
-    def receive_push(self) -> Any:
+    def receive_push(self, *, is_there: bool = False) -> Any:
         """
         Read one answer or one `Push`, whichever comes first.
+
+        Args:
+            is_there: Whether `can_read` has just said so.
 
         Raises:
             TimeoutError: Nothing is there.
         """
         connection = self._opened()
-        if not self.can_read():
+        if not (is_there or self.can_read()):
             raise TimeoutError
         try:
             return connection.read_response(push_request=True)

@@ -209,11 +209,13 @@ class Watcher:
     def _sort(self, line: _Line) -> list[str]:
         """Give answers to their watches, and return the wanted keys that have changed."""
         changed: list[str] = []
+        is_there = True
         while True:
             try:
-                answer = line.link.receive_push()
+                answer = line.link.receive_push(is_there=is_there)
             except TimeoutError:
                 return changed
+            is_there = False
             with self._lock:
                 if isinstance(answer, Push):
                     changed += self._interest.wanted([key.decode() for key in answer])

@@ -200,7 +200,7 @@ class Connections:
             else:
                 self._idle.append(link)
                 return answers
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # the server is away, and nothing tells when it is back
             pause_s = next_pause_s(pause_s)
 
     def close(self) -> None:

@@ -135,6 +135,7 @@ class Watcher:
                 if now - lost_at > self._connections.limits.retry_s:
                     self._fail(error)
                 elif now < deadline:
+                    # The server is away, and nothing tells when it is back.
                     time.sleep(min(pause_s, deadline - now))
                     pause_s = next_pause_s(pause_s)
             except MachineError as error:

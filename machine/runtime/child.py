@@ -340,6 +340,7 @@ class Child:
             self._relief.wait()
             current = next(iter(self._pool.running()), None)
             settled_down = current is not None and current is last and current.shown
+            # A look now and then: the main thread, which could ring, is the one that is held.
             time.sleep(_LOOK_S if settled_down else 2 * self._ways.flush_s)
             current = next(iter(self._pool.running()), None)
             quiet = 0 if current is not None else quiet + 1

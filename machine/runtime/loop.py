@@ -8,6 +8,7 @@ thread, in turn; an absent server makes a loop wait longer, never stop.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from machine.errors import BrokerUnavailable, MachineError
@@ -17,7 +18,7 @@ _log = logging.getLogger("machine.worker")
 _MOST_PAUSE_S = 2.0
 
 
-class Loop:
+class Loop(ABC):
     """
     One periodic duty.
 
@@ -30,9 +31,9 @@ class Loop:
         self.name = name
         self.period_s = period_s
 
+    @abstractmethod
     def run_once(self, now_s: float) -> None:
         """Do the duty once; ``now_s`` is monotonic seconds."""
-        raise NotImplementedError  # pragma: no cover - the shape only
 
 
 class Loops:

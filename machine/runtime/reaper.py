@@ -20,7 +20,7 @@ from machine.errors import WireError
 from machine.outcome import Failed
 from machine.runtime import chords
 from machine.runtime.loop import Loop
-from machine.runtime.settle import Terms, buried, settle
+from machine.runtime.settle import Terms, buried, refused, settle
 from machine.signature import ON_CRASH_HEADER
 
 _log = logging.getLogger("machine.worker")
@@ -131,7 +131,7 @@ class Reaper(Loop):
             reason = "the worker died while it ran this task, and on_crash is 'fail'"
         move: Finish
         try:
-            signature = wire.decode_signature(claim.payload)
+            signature = wire.decode_signature(claim.payload, delayed_key=self._terms.delayed_key)
         except WireError as error:
             move = buried(claim, str(error), now_ns)
         else:
@@ -142,6 +142,9 @@ class Reaper(Loop):
             for state in settled.unkept:
                 self._backend.record(state)
         verdict = self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
+        while verdict is Verdict.BAD_KEY:  # ends: the last resort, a burial alone, needs no key
+            move = refused(move, self._terms, now_ns)
+            verdict = self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
         if verdict is Verdict.ARMED and move.member is not None:
             chords.fire(self._broker, self._backend, self._terms, self._clock, move.member)
 

@@ -178,6 +178,21 @@ def test_a_conviction_whose_answer_was_lost_is_carried_out_at_the_next_look(yard
         result.get(timeout=1)
 
 
+def test_a_conviction_whose_state_has_no_place_is_buried_once(yard: Yard) -> None:
+    result = yard.task(lambda: None, name="once", on_crash="fail").send()
+    claims = claim(yard)
+    yard.raw.delete(result.uuid)
+    yard.raw.rpush(result.uuid, "somebody else's")
+
+    crash(yard, claims)
+    yard.reaper().run_once(0.0)
+
+    assert yard.raw.lrange(result.uuid, 0, -1) == [b"somebody else's"]
+    assert len(yard.letters()) == 1
+    assert list(yard.raw.scan_iter(f"{{{yard.queue}}}:w:*")) == []
+    yard.raw.delete(result.uuid)
+
+
 def test_more_claims_than_one_reap_takes_all_go_back(yard: Yard) -> None:
     yard.task(lambda: None, name="nothing")
     for number in range(450):

@@ -11,6 +11,16 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from machine import registry as _registry
+from machine.builders import (
+    chain,
+    chord,
+    group,
+    new_chain,
+    new_chord,
+    new_group,
+    new_signature,
+)
+from machine.context import TaskContext
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -28,22 +38,10 @@ from machine.errors import (
 )
 from machine.hooks import Hooks
 from machine.registry import AsyncTask, Registry, Task, current_task, task
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult, TaskContext
+from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
 from machine.scheduling import periodic
 from machine.signature import Arg, Signature, State, TaskState
-from machine.workflow import (
-    Chain,
-    Chord,
-    Group,
-    TypedSignature,
-    chain,
-    chord,
-    group,
-    new_chain,
-    new_chord,
-    new_group,
-    new_signature,
-)
+from machine.workflow import Chain, Chord, Group, TypedSignature
 
 if TYPE_CHECKING:
     from machine.config import Config

@@ -17,10 +17,11 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from types import ModuleType
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
+from machine.context import TaskContext, running_task
 from machine.errors import ConfigError, MachineError, SignatureError, TaskNotRegistered
 from machine.hooks import Hooks
 from machine.parameters import Parameters
-from machine.result import AsyncResult, TaskContext, running_task
+from machine.result import AsyncResult
 from machine.signature import ON_CRASH_HEADER, Arg
 from machine.timetable import Entry
 from machine.workflow import Group, Sender, TypedSignature

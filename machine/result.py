@@ -9,36 +9,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from machine.backend.base import Backend
+from machine.context import running_task
 from machine.errors import ResultNotFound, SignatureError, TaskFailed
-from machine.signature import Signature, TaskState
+from machine.signature import TaskState
 from machine.wire import state_results
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
-
-
-class TaskContext(NamedTuple):
-    """
-    What a running task may know about its own run.
-
-    Attributes:
-        signature: The message it was started by; read it, do not change it.
-        attempt: 1 on the first run, one more on each retry.
-        fence: Grows with every claim of a queue; a store that keeps the highest
-            fence it saw can refuse writes of a run that was given up. 0 when eager.
-    """
-
-    signature: Signature
-    attempt: int = 1
-    fence: int = 0
-
-
-#: The task that runs in this context; whoever runs tasks sets it and resets it.
-running_task: ContextVar[TaskContext | None] = ContextVar("running_task", default=None)
 
 
 def _refuse_inside_a_task(*, allow_in_task: bool) -> None:

@@ -9,18 +9,17 @@ outcome (`follow_up`) can be had here too. No bytes, no Redis.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+from machine import options
 from machine.errors import SignatureError
 from machine.follow_up import attempt, chord_callback, copied, follow_ups, retried
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
-from machine.signature import JSON, Arg, Signature, new_uuid
+from machine.signature import JSON, Signature
 
 __all__ = [
     "Chain",
@@ -30,24 +29,15 @@ __all__ = [
     "SenderOf",
     "TypedSignature",
     "attempt",
-    "chain",
-    "chord",
     "chord_callback",
     "copied",
     "follow_ups",
-    "group",
-    "new_chain",
-    "new_chord",
-    "new_group",
-    "new_signature",
     "retried",
 ]
 
 R = TypeVar("R")
 R2 = TypeVar("R2")
 R_co = TypeVar("R_co", covariant=True)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Sender(Protocol):
@@ -143,10 +133,10 @@ class TypedSignature(Signature, Generic[R_co]):
         """
         changes: dict[str, Any] = {
             "routing_key": queue,
-            "eta_ns": _eta_ns(eta, countdown),
-            "retry_count": _whole("retry_count", retry_count, None),
-            "retry_timeout": _whole("retry_timeout", retry_timeout, None),
-            "priority": _whole("priority", priority, 255),
+            "eta_ns": options.eta_ns(eta, countdown),
+            "retry_count": options.whole("retry_count", retry_count, None),
+            "retry_timeout": options.whole("retry_timeout", retry_timeout, None),
+            "priority": options.whole("priority", priority, 255),
             "immutable": immutable,
             "headers": None if headers is None else {**(self.headers or {}), **headers},
             "ignore_when_task_not_registered": ignore_when_task_not_registered,
@@ -171,30 +161,6 @@ class TypedSignature(Signature, Generic[R_co]):
 
     def __or__(self, then: TypedSignature[R2]) -> Chain[R2]:
         return Chain([self, then])
-
-
-def _eta_ns(eta: datetime | None, countdown: float | timedelta | None) -> int | None:
-    if eta is not None and countdown is not None:
-        raise SignatureError("Both eta and countdown are given; they say the same, so give one.")
-    if eta is not None:
-        if eta.utcoffset() is None:
-            raise SignatureError(
-                f"eta {eta.isoformat()} has no time zone; say which, as in datetime.now(UTC)."
-            )
-        return (eta - _EPOCH) // timedelta(microseconds=1) * 1000
-    if countdown is None:
-        return None
-    seconds = countdown.total_seconds() if isinstance(countdown, timedelta) else float(countdown)
-    if not math.isfinite(seconds):
-        raise SignatureError(f"countdown {seconds} is not a number of seconds.")
-    return time.time_ns() + round(seconds * 1e9)
-
-
-def _whole(name: str, value: int | None, most: int | None) -> int | None:
-    if value is None or (value >= 0 and (most is None or value <= most)):
-        return value
-    bound = "0 or more" if most is None else f"between 0 and {most}"
-    raise SignatureError(f"{name} {value} is out of bounds; give {bound}.")
 
 
 def _checked(signatures: Iterable[Any]) -> tuple[Signature, ...]:
@@ -311,67 +277,3 @@ class Chord(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<Chord of {len(self.group)} | {self.callback.name}>"
-
-
-@overload
-def chain(a: TypedSignature[R], /) -> Chain[R]: ...
-@overload
-def chain(a: Signature, b: TypedSignature[R], /) -> Chain[R]: ...
-@overload
-def chain(a: Signature, b: Signature, c: TypedSignature[R], /) -> Chain[R]: ...
-@overload
-def chain(*signatures: Signature) -> Chain[Any]: ...
-def chain(*signatures: Signature) -> Chain[Any]:
-    """Return the tasks one after another, as ``a | b | c`` does, which is typed at any length."""
-    return Chain(signatures)
-
-
-@overload
-def group(*signatures: TypedSignature[R]) -> Group[R]: ...
-@overload
-def group(signatures: Iterable[TypedSignature[R]], /) -> Group[R]: ...
-def group(*signatures: Any) -> Group[Any]:
-    """Return the tasks side by side; takes signatures, or one iterable of them."""
-    if len(signatures) == 1 and not isinstance(signatures[0], Signature):
-        return Group(signatures[0])
-    return Group(signatures)
-
-
-def chord(members: Group[Any] | Iterable[Signature], callback: TypedSignature[R]) -> Chord[R]:
-    """Return a group with a callback, as ``group(…) | callback`` does."""
-    return Chord(members if isinstance(members, Group) else Group(members), callback)
-
-
-# -- Machinery's constructors: they fill in and link the very signatures they are given ----------
-def new_signature(name: str, args: Sequence[Arg] = ()) -> Signature:
-    """Return a signature of this task with a new id, as Machinery's NewSignature does."""
-    return Signature(uuid=new_uuid("task"), name=name, args=list(args))
-
-
-def new_chain(*signatures: Signature) -> Chain[Any]:
-    """Link the signatures given, replacing each one's ``on_success``, as NewChain does."""
-    linked = Chain[Any](signatures)
-    for signature in signatures:
-        signature.uuid = signature.uuid or new_uuid("task")
-    for signature, after in pairwise(signatures):
-        signature.on_success = [after]
-    return linked
-
-
-def new_group(*signatures: Signature) -> Group[Any]:
-    """Give the signatures ids, one group id and the group's size, as NewGroup does."""
-    group_uuid = new_uuid("group")
-    for signature in signatures:
-        signature.uuid = signature.uuid or new_uuid("task")
-        signature.group_uuid = group_uuid
-        signature.group_task_count = len(signatures)
-    return Group(signatures, group_uuid)
-
-
-def new_chord(members: Group[Any], callback: Signature) -> Chord[Any]:
-    """Give the callback a ``chord_…`` id and put it into every member, as NewChord does."""
-    whole = Chord[Any](members, callback)
-    callback.uuid = callback.uuid or new_uuid("chord")
-    for signature in members.signatures:
-        signature.chord_callback = callback
-    return whole

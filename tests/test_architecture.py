@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINES = [
     "errors clock cpus keys logs embedded",
     "gotypes signature retry redis_url wire_text cron",
-    "settings outcome hooks parameters wire_records wire_limits connection_errors",
+    "settings outcome hooks context options parameters wire_records wire_limits connection_errors",
     "connection_link",
     "config_layers wire follow_up",
     "config",
@@ -31,6 +31,7 @@ LINES = [
     "connection_aio",
     "result",
     "workflow",
+    "builders",
     "timetable",
     "registry",
     "outgoing",

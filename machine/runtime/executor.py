@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from machine import gotypes
+from machine.context import TaskContext, running_task
 from machine.errors import MachineError, RetryLater, SignatureError, WireError
 from machine.follow_up import attempt
 from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.registry import Task
-from machine.result import TaskContext, running_task
 from machine.signature import Signature, TaskResult
 
 #: What `_bind` gives instead of arguments; a union made anew costs more than asking it.

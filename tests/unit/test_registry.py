@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine import registry as registry_module
+from machine.context import TaskContext, running_task
 from machine.errors import (
     ConfigError,
     MachineError,
@@ -21,7 +22,6 @@ from machine.errors import (
     WireError,
 )
 from machine.registry import AsyncTask, Registry, Task, current_task, task
-from machine.result import TaskContext, running_task
 from machine.signature import ON_CRASH_HEADER, Arg, Signature
 
 

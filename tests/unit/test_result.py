@@ -9,14 +9,13 @@ import pytest
 
 from machine.backend.eager import EagerBackend
 from machine.clock import Clock, SystemClock
+from machine.context import TaskContext, running_task
 from machine.errors import ResultNotFound, ResultTimeout, SignatureError, TaskFailed, WireError
 from machine.result import (
     AsyncResult,
     ChainResult,
     ChordResult,
     GroupResult,
-    TaskContext,
-    running_task,
 )
 from machine.signature import Signature, State, TaskResult, TaskState
 

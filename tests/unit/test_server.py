@@ -13,6 +13,7 @@ from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
 from machine.broker.base import Enqueued, Message
 from machine.broker.eager import EagerBroker
+from machine.builders import chain, chord, group, new_chain, new_group, new_signature
 from machine.clock import Clock, SystemClock
 from machine.config import Config, RedisConfig
 from machine.errors import (
@@ -27,7 +28,7 @@ from machine.errors import (
 from machine.registry import Registry, Task, task
 from machine.server import Server
 from machine.signature import ON_CRASH_HEADER, Arg, Signature, State
-from machine.workflow import Chord, Group, chain, chord, group, new_chain, new_group, new_signature
+from machine.workflow import Chord, Group
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 QUEUE = "machinery_tasks"

@@ -285,6 +285,8 @@ TARGETS = [
     "bench",
     "fmt",
     "lock",
+    "rename",
+    "new-task",
     "clean",
 ]
 #: What make 3.81, the one of macOS, does not know or its tools do otherwise.
@@ -567,6 +569,39 @@ def test_ci_runs_what_a_reader_can_run(workflow: dict[str, Any]) -> None:
 
     assert commands == ["bash .ci/run"]
     assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_ci_pins_what_it_uses_by_commit(workflow: dict[str, Any]) -> None:
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    checkouts = [step for step in steps if step["uses"].startswith("actions/checkout@")]
+
+    assert [s["uses"] for s in steps if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", s["uses"])] == []
+    assert checkouts != []
+    assert [step for step in checkouts if step["with"]["persist-credentials"] is not False] == []
+
+
+def test_ci_runs_for_pull_requests_without_the_rights_of_their_target(
+    workflow: dict[Any, Any],
+) -> None:
+    # YAML 1.1 reads the key `on` as true.
+    assert workflow[True].keys() == {"push", "pull_request"}
+    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == []
+
+
+def test_the_dev_container_is_built_by_make() -> None:
+    container = json.loads(read(".devcontainer/devcontainer.json"))
+
+    assert container["postCreateCommand"] == "make .venv/.ready"
+    assert not container["image"].endswith(":latest")
+
+
+@pytest.mark.parametrize("target", ["rename", "new-task"])
+def test_make_takes_a_name_from_the_command_line_only(target: str) -> None:
+    # Some systems have a variable NAME, the host's; `-o` keeps make from building an environment.
+    done = make("-o", ".venv/.ready", target, NAME="desk")
+
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0].startswith(f"error: which name? make {target} NAME=")
 
 
 def test_the_ci_script_can_be_run() -> None:

@@ -3,7 +3,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo test check interop worker caller redis bench fmt lock clean
+.PHONY: help demo test check interop worker caller redis bench fmt lock rename new-task clean
 
 VENV = .venv
 READY = $(VENV)/.ready
@@ -31,7 +31,7 @@ test: check ## everything CI runs: check, then the tests on each server that is 
 check: $(READY) ## lint, format, types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy --strict machine worker caller
+	$(RUN) -m mypy --strict machine worker caller tools
 
 interop: $(READY) ## tests against real Go Machinery (needs the Go toolchain; minutes)
 	$(RUN) -m pytest tests/interop $(ARGS)
@@ -54,12 +54,25 @@ fmt: $(READY) ## format the code and fix what can be fixed
 
 lock: ## pin the dependencies anew (needs uv)
 	@[ -n "$(UV)" ] || { echo "error: uv is needed for this: pip install uv" >&2; exit 1; }
-	$(UV) pip compile $(LOCK) --extra cron pyproject.toml -o requirements.lock
-	$(UV) pip compile $(LOCK) -c requirements.lock --extra cron --extra dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile $(LOCK) $(BOTH) pyproject.toml -o requirements.lock
+	$(UV) pip compile $(LOCK) -c requirements.lock $(BOTH) --extra api pyproject.toml -o requirements-api.lock
+	$(UV) pip compile $(LOCK) -c requirements-api.lock $(BOTH) --extra api --extra dev pyproject.toml -o requirements-dev.lock
+
+# What worker and caller have in common; the HTTP caller and development add to it.
+BOTH = --extra cron --extra metrics --extra otel
 
 # Every platform's hashes, and no index's address: the lock works behind any mirror.
 LOCK = --upgrade --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+# The command line only: some systems have a variable NAME, the host's.
+rename: $(READY) ## give this copy a name of its own: NAME=..., also its queue: QUEUE=...
+	@[ "$(origin NAME)" = "command line" ] || { echo "error: which name? make rename NAME=..." >&2; exit 2; }
+	@$(RUN) tools/rename.py $(if $(filter command%,$(origin QUEUE)),--queue="$(QUEUE)") -- "$(NAME)"
+
+new-task: $(READY) ## start a task and its test: NAME=send_mail
+	@[ "$(origin NAME)" = "command line" ] || { echo "error: which name? make new-task NAME=send_mail" >&2; exit 2; }
+	@$(RUN) tools/new_task.py -- "$(NAME)"
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov build dist *.egg-info

@@ -25,6 +25,7 @@ from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
     ConfigError,
+    DuplicateTask,
     LeaseLost,
     MachineError,
     QueueFull,
@@ -38,10 +39,10 @@ from machine.errors import (
 )
 from machine.hooks import Hooks
 from machine.registry import AsyncTask, Registry, Task, current_task, task
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.result import AsyncResult, ChainResult, ChordResult, GroupProgress, GroupResult
 from machine.scheduling import periodic
 from machine.signature import Arg, Signature, State, TaskState
-from machine.workflow import Chain, Chord, Group, TypedSignature
+from machine.workflow import Chain, Chord, Group, GroupChain, TypedSignature
 
 if TYPE_CHECKING:
     from machine.config import Config
@@ -64,6 +65,7 @@ __all__ = [
     "ChainResult",
     "ChordResult",
     "GroupResult",
+    "GroupProgress",
     "State",
     "TaskState",
     # Machinery's own layer
@@ -83,6 +85,7 @@ __all__ = [
     "TypedSignature",
     "Chain",
     "Group",
+    "GroupChain",
     "Chord",
     # errors
     "MachineError",
@@ -92,6 +95,7 @@ __all__ = [
     "WireError",
     "BrokerUnavailable",
     "BrokerRefused",
+    "DuplicateTask",
     "QueueFull",
     "LeaseLost",
     "TaskFailed",

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from machine import keys
+from machine import keys, queue_weights
 from machine.backend.base import Backend
 from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
@@ -36,7 +36,7 @@ from machine.runtime.child import Ways
 from machine.runtime.eager import EagerRunner
 from machine.runtime.scheduler import Inbox, Scheduler, Write
 from machine.runtime.settle import Terms
-from machine.runtime.worker import Parts, Plan, Worker
+from machine.runtime.worker import Live, Parts, Plan, Worker
 from machine.scheduling import completed
 from machine.server import Server
 from machine.signature import Signature
@@ -62,18 +62,27 @@ def connect(config: Config | None = None) -> Server:
     return server(config, registry)
 
 
-def server(config: Config, registry: Registry | None = None) -> Server:
-    """Return a server for callers; nothing connects before the first use."""
+def server(config: Config, registry: Registry | None = None, *, retry_s: float = 30.0) -> Server:
+    """
+    Return a server for callers; nothing connects before the first use.
+
+    Args:
+        config: The settings.
+        registry: The tasks known; a new one by default.
+        retry_s: Seconds that sending and reading keep trying while Redis is away.
+    """
     registry = Registry() if registry is None else registry
     if config.broker == "eager":
         return _eager_server(config, registry)
-    made = Server(config, broker(config), backend(config), registry)
+    queues, results = broker(config, retry_s=retry_s), backend(config, retry_s=retry_s)
+    made = Server(config, queues, results, registry)
     made.worker_factory = lambda owner, name, concurrency: worker(
-        replace(config, worker_processes=1, worker_concurrency=concurrency),
+        _fixed(config, worker_processes=1, worker_concurrency=concurrency),
         name=name,
         registry=owner.registry,
     )
     made.scheduler_factory = lambda owner: _scheduler_of(owner, ticker(config))
+    made.ticker = ticker(config)
     return made
 
 
@@ -94,6 +103,7 @@ def _eager_server(config: Config, registry: Registry) -> Server:
     made.after_enqueue = runner.run
     marks = EagerTicker(queue.store, store.changed)
     made.scheduler_factory = lambda owner: _scheduler_of(owner, marks)
+    made.ticker = marks
     return made
 
 
@@ -147,10 +157,10 @@ def keeps_states(config: Config) -> bool:
     return config.backend_url == config.broker
 
 
-def broker(config: Config, *, for_worker: bool = False) -> RedisBroker:
+def broker(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) -> RedisBroker:
     """Return the broker; a worker's waits for an absent server in its own loops."""
     return RedisBroker(
-        connections(config, config.broker),
+        connections(config, config.broker, retry_s=retry_s),
         default_queue=config.default_queue,
         delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
         results_expire_s=config.results_expire_in,
@@ -163,7 +173,7 @@ def broker(config: Config, *, for_worker: bool = False) -> RedisBroker:
     )
 
 
-def backend(config: Config, *, for_worker: bool = False) -> Backend:
+def backend(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) -> Backend:
     """Return the result backend."""
     url = config.backend_url
     if url == "null":
@@ -173,7 +183,7 @@ def backend(config: Config, *, for_worker: bool = False) -> Backend:
             "result_backend is 'eager', which lives in one process, and the broker does not; "
             "use a Redis URL, or 'null' for no results."
         )
-    links = connections(config, url, retry_s=0.0 if for_worker else 30.0)
+    links = connections(config, url, retry_s=0.0 if for_worker else retry_s)
     return RedisBackend(links, results_expire_s=config.results_expire_in)
 
 
@@ -242,9 +252,10 @@ def terms(config: Config) -> Terms:
     )
 
 
-def _ways(config: Config, queues: tuple[str, ...]) -> Ways:
+def _ways(config: Config) -> Ways:
     return Ways(
-        queues=queues,
+        queues=queue_weights.names(config.worker_queues),
+        weights=queue_weights.weights(config.worker_queues),
         slots=config.slot_count,
         flush_s=config.worker_flush_ms / 1000,
         block_s=config.worker_block_s,
@@ -255,26 +266,44 @@ def _ways(config: Config, queues: tuple[str, ...]) -> Ways:
     )
 
 
+def _fixed(config: Config, **values: Any) -> Config:
+    """Return settings of which some are given by the program, however they are read again."""
+    again = config.reload
+    reload = None if again is None else lambda: _fixed(again(), **values)
+    return replace(config, **values, reload=reload)
+
+
 def worker(
     config: Config,
     *,
     name: str = "",
     queues: Sequence[str] = (),
     registry: Registry | None = None,
+    on_change: Callable[[Config], None] = lambda _config: None,
 ) -> Worker:
     """
     Return a worker, not started.
 
     Args:
-        config: The settings.
+        config: The settings. Where they can be read again, the worker looks for changes.
         name: For people; by default ``worker_name``, or the host's name.
-        queues: What to consume, most urgent first; by default the configured ones.
+        queues: What to consume, most urgent first, or ``name=weight``; by default the
+            configured ones.
         registry: The tasks to run; by default each child imports ``tasks_modules``
             itself, so that the supervisor runs no code of yours.
+        on_change: Called with settings that changed, before they count; for the log.
     """
     if config.broker == "eager":
         raise ConfigError("broker is 'eager': tasks run where they are sent; no worker is needed.")
+    if queues:
+        config = _fixed(config, queues=tuple(queues))
+    made = partial(_worker_parts, name=name, registry=registry)
+    is_live = config.reload is not None and config.worker_reload_s > 0
+    live = Live(config=config, made=made, on_change=on_change) if is_live else None
+    return Worker(*made(config), SystemClock(), live)
 
+
+def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tuple[Parts, Plan]:
     def collect() -> Registry:
         found = Registry() if registry is None else registry
         if registry is None:
@@ -288,11 +317,10 @@ def worker(
         return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
 
     outgoing = Outgoing(config, Registry())
-    ways = _ways(config, tuple(queues) or config.worker_queues)
     plan = Plan(
         name=name or config.worker_name or socket.gethostname(),
         processes=config.process_count,
-        ways=ways,
+        ways=_ways(config),
         lease_s=config.worker_lease_s,
         heartbeat_s=config.heartbeat_s,
         promote_s=config.redis.delayed_tasks_poll_period / 1000,
@@ -307,7 +335,7 @@ def worker(
         timetable=lambda found: completed(found, Outgoing(config, found)),
         scheduler=schedule,
     )
-    return Worker(parts, plan, SystemClock())
+    return parts, plan
 
 
 def ping(config: Config) -> None:

@@ -12,38 +12,61 @@ from itertools import pairwise
 from typing import Any, TypeVar, overload
 
 from machine.signature import Arg, Signature, new_uuid
-from machine.workflow import Chain, Chord, Group, TypedSignature
+from machine.workflow import Chain, Chord, Group, GroupChain, Piece, TypedSignature, series
 
 R = TypeVar("R")
 
-
-@overload
-def chain(a: TypedSignature[R], /) -> Chain[R]: ...
-@overload
-def chain(a: Signature, b: TypedSignature[R], /) -> Chain[R]: ...
-@overload
-def chain(a: Signature, b: Signature, c: TypedSignature[R], /) -> Chain[R]: ...
-@overload
-def chain(*signatures: Signature) -> Chain[Any]: ...
-def chain(*signatures: Signature) -> Chain[Any]:
-    """Return the tasks one after another, as ``a | b | c`` does, which is typed at any length."""
-    return Chain(signatures)
+_Task = TypedSignature[R] | Chain[R] | Chord[R]
+_Group = Group[R] | GroupChain[R]
+_Any = Signature | Piece[Any]
+_Members = Group[Any] | Iterable[_Any]
 
 
 @overload
-def group(*signatures: TypedSignature[R]) -> Group[R]: ...
+def chain(a: _Task[R], /) -> Chain[R]: ...
 @overload
-def group(signatures: Iterable[TypedSignature[R]], /) -> Group[R]: ...
-def group(*signatures: Any) -> Group[Any]:
-    """Return the tasks side by side; takes signatures, or one iterable of them."""
-    if len(signatures) == 1 and not isinstance(signatures[0], Signature):
-        return Group(signatures[0])
-    return Group(signatures)
+def chain(a: _Group[R], /) -> GroupChain[R]: ...
+@overload
+def chain(a: _Any, b: _Task[R], /) -> Chain[R]: ...
+@overload
+def chain(a: _Any, b: _Group[R], /) -> GroupChain[R]: ...
+@overload
+def chain(a: _Any, b: _Any, c: _Task[R], /) -> Chain[R]: ...
+@overload
+def chain(a: _Any, b: _Any, c: _Group[R], /) -> GroupChain[R]: ...
+@overload
+def chain(a: _Any, b: _Any, c: _Any, d: _Task[R], /) -> Chain[R]: ...
+@overload
+def chain(a: _Any, b: _Any, c: _Any, d: _Group[R], /) -> GroupChain[R]: ...
+@overload
+def chain(*pieces: Signature) -> Chain[Any]: ...
+@overload
+def chain(*pieces: _Any) -> Chain[Any] | GroupChain[Any]: ...
+def chain(*pieces: Any) -> Chain[Any] | GroupChain[Any]:
+    """Return the steps one after another, as ``a | b | c`` does, which is typed at any length."""
+    return series(pieces)
 
 
-def chord(members: Group[Any] | Iterable[Signature], callback: TypedSignature[R]) -> Chord[R]:
+@overload
+def group(*pieces: Piece[R]) -> Group[R]: ...
+@overload
+def group(pieces: Iterable[Piece[R]], /) -> Group[R]: ...
+def group(*pieces: Any) -> Group[Any]:
+    """Return tasks and workflows side by side; takes them, or one iterable of them."""
+    if len(pieces) == 1 and isinstance(pieces[0], Iterable):
+        return Group(pieces[0])
+    return Group(pieces)
+
+
+@overload
+def chord(members: _Members, callback: TypedSignature[R]) -> Chord[R]: ...
+@overload
+def chord(members: _Members, callback: Chain[R] | Chord[R]) -> Chain[R]: ...
+@overload
+def chord(members: _Members, callback: _Group[R]) -> GroupChain[R]: ...
+def chord(members: _Members, callback: Any) -> Any:
     """Return a group with a callback, as ``group(…) | callback`` does."""
-    return Chord(members if isinstance(members, Group) else Group(members), callback)
+    return (members if isinstance(members, Group) else Group[Any](members)) | callback
 
 
 # -- Machinery's constructors: they fill in and link the very signatures they are given ----------
@@ -55,7 +78,7 @@ def new_signature(name: str, args: Sequence[Arg] = ()) -> Signature:
 def new_chain(*signatures: Signature) -> Chain[Any]:
     """Link the signatures given, replacing each one's ``on_success``, as NewChain does."""
     linked = Chain[Any](signatures)
-    for signature in signatures:
+    for signature in linked.signatures:
         signature.uuid = signature.uuid or new_uuid("task")
     for signature, after in pairwise(signatures):
         signature.on_success = [after]
@@ -64,12 +87,12 @@ def new_chain(*signatures: Signature) -> Chain[Any]:
 
 def new_group(*signatures: Signature) -> Group[Any]:
     """Give the signatures ids, one group id and the group's size, as NewGroup does."""
-    group_uuid = new_uuid("group")
-    for signature in signatures:
+    made = Group[Any](signatures, new_uuid("group"))
+    for signature in made.signatures:
         signature.uuid = signature.uuid or new_uuid("task")
-        signature.group_uuid = group_uuid
+        signature.group_uuid = made.group_uuid
         signature.group_task_count = len(signatures)
-    return Group(signatures, group_uuid)
+    return made
 
 
 def new_chord(members: Group[Any], callback: Signature) -> Chord[Any]:

@@ -8,7 +8,6 @@ are for nor anything about Redis, and reads no variable on import.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ from machine.cpus import available_cpus
 from machine.errors import ConfigError
 from machine.redis_url import SCHEMES, RedisAddress, parse
 from machine.settings import Setting, setting, settle, shown, table_of, values_of
-
-_log = logging.getLogger(__name__)
 
 _FILE = "config.yml"
 
@@ -115,7 +112,8 @@ class Config:
     Attributes:
         sources: Where each value came from, by name ("config.yml:4", "environment", ".env",
             "flag"); a name that is missing has its default.
-        reload: Reads the same layers again; set by the two constructors with ``keep_reloading``.
+        reload: Reads the same layers again; set by `load`, and by the two constructors with
+            ``keep_reloading``.
 
     Raises:
         ConfigError: One line for each setting that is wrong.
@@ -139,7 +137,9 @@ class Config:
     )
     no_unix_signals: bool = setting(False, "Leave SIGTERM and SIGINT to the program.", **_THEIRS)
     queues: tuple[str, ...] = setting(
-        (), "What workers consume, in order, empty = default_queue.", form=settings.QUEUES
+        (),
+        "What workers consume, in order, or by name=weight; empty = default_queue.",
+        form=settings.WEIGHTED_QUEUES,
     )
     interop_groups: bool = setting(
         False,
@@ -194,7 +194,19 @@ class Config:
     worker_max_memory_mb: int = setting(
         0, "A process that holds more is replaced, 0 = never.", unit="MiB", least=0
     )
+    worker_reload_s: float = setting(
+        10.0, "How often a worker looks for changed settings, 0 = never.", **_SECONDS
+    )
     worker_health_file: str = setting("", "File touched while the worker lives, empty = none.")
+    api_host: str = setting("127.0.0.1", "Address the HTTP caller listens on.", form=settings.HOST)
+    api_port: int = setting(8000, "Its port, 0 = any free one.", least=0, most=65_535)
+    api_token: str = setting(
+        "", "What its clients must show, one or several by commas; empty = nothing.", hides="all"
+    )
+    api_open: bool = setting(False, "Whether it may listen beyond this machine without api_token.")
+    api_wait_s: float = setting(
+        30.0, "Longest that a request waits for a result.", unit="seconds", least=0, most=3600
+    )
     log_level: str = setting(
         "info", "The least that is logged.", choices=("debug", "info", "warning", "error")
     )
@@ -245,7 +257,8 @@ class Config:
             e for s, label in reversed(sets) for e in layers.read_variables(s, label, SETTINGS)
         ]
         entries += [*errors, *layers.read_redis_url(sets, variables, SETTINGS), *variables]
-        return cls._of([*entries, *layers.read_flags(flags or {}, SETTINGS)])
+        again = partial(cls.load, flags, path=path, environ=environ, dotenv=dotenv)
+        return cls._of([*entries, *layers.read_flags(flags or {}, SETTINGS)], again)
 
     @classmethod
     def from_environment(
@@ -328,7 +341,7 @@ class Config:
 
     @property
     def worker_queues(self) -> tuple[str, ...]:
-        """Return the queues a worker consumes, in order."""
+        """Return the queues a worker consumes, in order, as they are set: weights are in them."""
         return self.queues or (self.default_queue,)
 
     @property
@@ -351,41 +364,3 @@ _REDIS_SETTINGS = table_of(RedisConfig, "redis.")
 _SETTINGS = table_of(Config)
 #: All settings by name, in the order of the documents.
 SETTINGS: Mapping[str, Setting] = _SETTINGS | _REDIS_SETTINGS
-
-
-class Reloader:
-    """
-    Swaps one `Config` for another when what it was read from has changed.
-
-    Args:
-        load: Reads the layers; raises `ConfigError` when they are broken.
-        on_change: Called with each new `Config` that differs from the last.
-        period_s: Seconds between two looks, for the loop that calls `run_once`.
-
-    Raises:
-        ConfigError: The first reading failed.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[], Config],
-        on_change: Callable[[Config], None],
-        period_s: float = 10.0,
-    ) -> None:
-        self.period_s = period_s
-        self.config = load()
-        self._load = load
-        self._on_change = on_change
-
-    def run_once(self) -> bool:
-        """Read again; keep the old one when that fails. Say whether there is a new one."""
-        try:
-            fresh = self._load()
-        except ConfigError as error:
-            _log.warning("Failed to reload config, the old one stays: %s", error)
-            return False
-        if fresh == self.config:
-            return False
-        self.config = fresh
-        self._on_change(fresh)
-        return True

@@ -8,9 +8,12 @@ MachineError
 ├── WireError (ValueError)              bytes that are not a message
 ├── BrokerUnavailable (ConnectionError) Redis did not answer (the cause is kept)
 ├── BrokerRefused                       Redis answered with an error that a retry cannot cure
+├── DuplicateTask                       a task with the same unique key is there already
 ├── QueueFull                           the queue is at its limit, or Redis is out of memory
 ├── LeaseLost                           someone else holds the task now
 ├── TaskFailed                          raised by ``AsyncResult.get()``: the task's own error text
+│   ├── TaskCanceled                    somebody canceled it
+│   └── TaskExpired                     it was not started in time
 ├── ResultNotFound (LookupError)        no state is kept under this id
 └── ResultTimeout (TimeoutError)        no final state within the time given
 
@@ -58,6 +61,19 @@ class QueueFull(MachineError):
     """The queue is at its limit."""
 
 
+class DuplicateTask(MachineError):
+    """
+    A task with the same unique key is there already.
+
+    Attributes:
+        uuid: The id of the one that is there.
+    """
+
+    def __init__(self, message: str, *, uuid: str = "") -> None:
+        super().__init__(message)
+        self.uuid = uuid
+
+
 class LeaseLost(MachineError):
     """Someone else holds the task now."""
 
@@ -75,6 +91,21 @@ class TaskFailed(MachineError):
         super().__init__(message)
         self.uuid = uuid
         self.task_name = task_name
+
+
+class TaskCanceled(TaskFailed):
+    """
+    The task was canceled, before it ran or while it did.
+
+    Raised by ``get()``, and inside a task by ``current_task().raise_if_canceled()``.
+    """
+
+    def __init__(self, message: str = "canceled", *, uuid: str = "", task_name: str = "") -> None:
+        super().__init__(message, uuid=uuid, task_name=task_name)
+
+
+class TaskExpired(TaskFailed):
+    """The task was not started before the time it was to be started by, and never ran."""
 
 
 class ResultNotFound(MachineError, LookupError):

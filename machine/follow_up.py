@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid5
 
+from machine.lineage import inherit
 from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.retry import fibonacci_next
 from machine.signature import ATTEMPT_HEADER, Arg, Signature, TaskResult, TaskState
 
 #: Root of the ids given to callbacks that came without one.
 _NAMESPACE = UUID("9f2d7a54-6d0c-5a1e-8e57-3c1b0f4a6d21")
+#: Characters that the collected errors of a chord's members may have together.
+_MOST_FAILURES_TEXT = 6000
 
 
 def copied(signature: Signature) -> Signature:
@@ -81,6 +84,7 @@ def _callback(parent: Signature, kind: str, index: int, args: list[Arg]) -> Sign
     source = parent.on_success if kind == "on_success" else parent.on_error
     callback = _to_send(source[index])
     callback.args = args
+    inherit(parent, callback)
     if not callback.uuid:
         callback.uuid = f"task_{uuid5(_NAMESPACE, f'{parent.uuid} {kind} {index}')}"
     return callback
@@ -95,6 +99,22 @@ def _to_send(signature: Signature) -> Signature:
 
 def _as_args(results: Sequence[TaskResult] | None) -> Iterator[Arg]:
     return (Arg(result.type, result.value) for result in results or ())
+
+
+def never_run(signature: Signature) -> list[Signature]:
+    """
+    Return the tasks that were to follow this one's success, and what was to follow theirs.
+
+    Once it has failed for good, nobody will send them. They are copies, with the
+    ids they would have had; chords they are members of are the caller's to count.
+    """
+    below: list[Signature] = []
+    todo = [signature]
+    for parent in todo:  # grows meanwhile: chains nest deeper than calls may
+        for index, callback in enumerate(parent.on_success):
+            todo.append(_callback(parent, "on_success", index, callback.args))
+            below.append(todo[-1])
+    return below
 
 
 def attempt(signature: Signature) -> int:
@@ -145,12 +165,17 @@ def chord_callback(
         uuids: The members' ids in the same order, to name a missing one by.
 
     Returns:
-        A copy of the callback; or the failure of the first member that failed,
-        else of the first one without a usable result.
+        A copy of the callback; or the failures of the members, collected, else
+        what is wrong with the first one that has no usable result.
     """
-    failed = next((state for state in states if state is not None and state.is_failure), None)
-    if failed is not None:
-        return Failed(f"chord member {failed.task_uuid} failed: {failed.error}")
+    failed = [state for state in states if state is not None and state.is_failure]
+    if len(failed) == 1:
+        return Failed(f"chord member {failed[0].task_uuid} failed: {failed[0].error}")
+    if failed:
+        # No error's text may be longer than a few hundred words: each gets its share.
+        most = max(20, _MOST_FAILURES_TEXT // len(failed))
+        each = "; ".join(f"{state.task_uuid}: {state.error[:most]}" for state in failed)
+        return Failed(f"{len(failed)} of {len(states)} chord members failed: {each}")
     ready = _to_send(callback)
     for index, state in enumerate(states):
         if state is None:

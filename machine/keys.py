@@ -9,6 +9,7 @@ the same table for people.
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 #: ZSET, wire: signature JSON -> ETA in Unix ns. Shared by all queues of a database.
@@ -20,6 +21,7 @@ PERIODIC_LOCK_PREFIX = "machinery_lock_"
 
 _QUEUE = re.compile(r"[A-Za-z0-9_.:-]{0,128}")
 _ID = re.compile(r"[A-Za-z0-9_.:{}-]{1,128}")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _RESULT_KEY = re.compile(r"(task|group|chord)_")
 
 
@@ -73,9 +75,26 @@ def group_done(queue: str, group_uuid: str) -> str:
     return f"{{{queue}}}:g:{group_uuid}"
 
 
+def canceled(queue: str) -> str:
+    """ZSET: id of a canceled task that has not ended -> Unix ms until which the mark is kept."""
+    return f"{{{queue}}}:canceled"
+
+
+def unique(queue: str, key: str) -> str:
+    """STRING: id of the last task sent with this key; one key's name is its digest if not plain."""
+    if _PLAIN_KEY.fullmatch(key) is None:
+        key = f"#{hashlib.sha256(key.encode()).hexdigest()}"
+    return f"{{{queue}}}:u:{key}"
+
+
 def periodic(queue: str) -> str:
     """HASH: entry of the timetable -> mark: the times last served and last sent for, Unix ms."""
     return f"{{{queue}}}:periodic"
+
+
+def periodic_off(queue: str) -> str:
+    """HASH: entry of the timetable that is canceled -> Unix ms when that was done."""
+    return f"{{{queue}}}:periodic:off"
 
 
 def is_queue_name(name: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:

@@ -26,7 +26,7 @@ def escaped(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-11-20T15:15:26.418Z INFO host:1 message``; tracebacks follow, indented."""
+    """``2026-11-20T15:15:26.418Z INFO name[pid] message``; tracebacks follow, indented."""
 
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -34,7 +34,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, or more where it has a traceback."""
-        line = f"{_time(record)} {record.levelname} {self._worker} {escaped(record.getMessage())}"
+        who = f"{self._worker}[{record.process}]"
+        line = f"{_time(record)} {record.levelname} {who} {escaped(record.getMessage())}"
         if record.exc_info:
             trace = self.formatException(record.exc_info).splitlines()
             line += "".join(f"\n    {escaped(part)}" for part in trace)
@@ -42,7 +43,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, worker, message, and a traceback's text."""
+    """One JSON object a line: time, level, logger, worker, pid, message, and a traceback's text."""
 
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -55,6 +56,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "worker": self._worker,
+            "pid": record.process,
             "message": record.getMessage(),
         }
         if record.exc_info:

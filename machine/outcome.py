@@ -11,6 +11,11 @@ from typing import NamedTuple
 
 from machine.signature import TaskResult
 
+#: The error of a task that was canceled; ``canceled: `` and a reason may stand there too.
+CANCELED = "canceled"
+#: How the error of a task begins that was to start before now.
+EXPIRED = "expired: "
+
 
 class Succeeded(NamedTuple):
     """The task returned; ``results`` are its values with their Go types, in order."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from machine import gotypes, keys, wire
+from machine import expiry, gotypes, keys, wire
 from machine.broker.base import Enqueued, Message
 from machine.config import Config
 from machine.errors import (
@@ -26,6 +26,7 @@ from machine.errors import (
 from machine.follow_up import copied
 from machine.registry import Registry
 from machine.signature import ON_CRASH_HEADER, Arg, Signature, State, TaskState, new_uuid
+from machine.unique import refuse_unique
 
 
 class Outgoing:
@@ -47,17 +48,20 @@ class Outgoing:
         # There a state must lie where its queue does, or no script can write both.
         return new_uuid(f"{kind}_{{{queue}}}" if self._config.redis.cluster_mode else kind)
 
-    def complete(self, own: Signature, kind: str = "task") -> Signature:
+    def complete(self, own: Signature, kind: str = "task", *, alone: bool = False) -> Signature:
         """
         Fill in and check a signature, and copies of all its callbacks.
 
         Args:
             own: A signature that nobody else holds; it is written into.
             kind: Prefix of its id, if that is empty.
+            alone: Whether it is sent by itself, so that it may be unique.
 
         Raises:
             SignatureError: Something in it cannot be sent.
         """
+        if not alone:
+            refuse_unique(own)
         own.headers = own.headers or {}
         self._fill(own, kind)
         if own.on_success or own.on_error or own.chord_callback is not None:
@@ -73,6 +77,7 @@ class Outgoing:
         todo = [(own, "")]
         for signature, kind in todo:  # grows meanwhile: chains nest deeper than calls may
             if signature is not own:
+                refuse_unique(signature)
                 self._fill(signature, kind)
             if signature.on_success:
                 signature.on_success = [copied(callback) for callback in signature.on_success]
@@ -101,6 +106,7 @@ class Outgoing:
         state = TaskState(task_uuid="", state=State.PENDING, created_at=created_at)
         messages, states = [], []
         for signature in signatures:
+            expiry.dated(signature, now_ns)
             state.task_uuid, state.task_name = signature.uuid, signature.name
             if not keeps_states:
                 states.append(replace(state))
@@ -147,6 +153,8 @@ class Outgoing:
             )
         if signature.name in self._registry.at_most_once:
             signature.headers = {ON_CRASH_HEADER: "fail", **(signature.headers or {})}
+        if signature.headers:
+            expiry.check(signature)
         _check_args(signature)
 
 

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from types import ModuleType
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from machine.context import TaskContext, running_task
-from machine.errors import ConfigError, MachineError, SignatureError, TaskNotRegistered
+from machine.errors import MachineError, SignatureError, TaskNotRegistered
 from machine.hooks import Hooks
+from machine.importing import imported
+from machine.nesting import GATHER, gather
 from machine.parameters import Parameters
 from machine.result import AsyncResult
-from machine.signature import ON_CRASH_HEADER, Arg
+from machine.sender import Sender
+from machine.signature import JSON, Arg
+from machine.task_headers import OnDuplicate, TaskHeaders, UniqueBy
 from machine.timetable import Entry
-from machine.workflow import Group, Sender, TypedSignature
+from machine.workflow import Group, TypedSignature
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +65,9 @@ class Task(Generic[P, R]):
         queue: Where it is sent unless said otherwise; "" is the default queue.
         is_async: Whether calling ``fn`` gives a coroutine.
         on_crash: "retry" runs it again when its worker died, "fail" does not.
+        expires: How long a message of it may wait before it is too late to start.
+        unique: By what one of it at a time is allowed.
+        on_duplicate: What sending another does.
         parameters: How its arguments travel.
         schedules: When it is sent by itself; see ``@periodic``.
     """
@@ -77,13 +84,13 @@ class Task(Generic[P, R]):
         retry_count: int = 0,
         retry_timeout: int = 0,
         on_crash: Literal["retry", "fail"] = "retry",
+        expires: float | timedelta | None = None,
+        unique: UniqueBy = False,
+        on_duplicate: OnDuplicate = "join",
     ) -> None:
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
         _check(self.name, fn)
-        if on_crash not in ("retry", "fail"):
-            raise SignatureError(
-                f"Task {self.name!r}: on_crash is {on_crash!r}; give 'retry' or 'fail'."
-            )
+        self._headers = TaskHeaders(self.name, on_crash, expires, unique, on_duplicate)
         if retry_count < 0 or retry_timeout < 0:
             raise SignatureError(
                 f"Task {self.name!r}: retry_count {retry_count} and retry_timeout {retry_timeout} "
@@ -95,8 +102,8 @@ class Task(Generic[P, R]):
         self.retry_count = retry_count
         self.retry_timeout = retry_timeout
         self.on_crash = on_crash
+        self.expires, self.unique, self.on_duplicate = expires, unique, on_duplicate
         self.parameters = Parameters(fn, getattr(fn, "__name__", self.name))
-        self._headers = {ON_CRASH_HEADER: "fail"} if on_crash == "fail" else None
         self._sender: Sender | None = None
         # Made once: a bound method is a new object each time it is asked for.
         self._find = self._find_sender
@@ -113,29 +120,29 @@ class Task(Generic[P, R]):
         Raises:
             TypeError: The function could not be called so, or a value cannot be sent.
         """
-        return self._signature(self.parameters.encode(args, kwargs))
+        return self._call(args, kwargs)
 
     def partial(self, *args: Any, **kwargs: Any) -> TypedSignature[R]:
-        """Return a signature whose last arguments are still to come: results of tasks before it."""
-        return self._signature(self.parameters.encode_partial(args, kwargs))
+        """
+        Return a signature whose last arguments are still to come: results of tasks before it.
+
+        It is not unique: only a whole call has a key.
+        """
+        return self._signature(self.parameters.encode_partial(args, kwargs), self._headers.always())
 
     def send(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send this call to a worker; does not wait for it."""
-        return self._find_sender().send_task(self._signature(self.parameters.encode(args, kwargs)))
+        return self._find_sender().send_task(self._call(args, kwargs))
 
     delay = send
 
     async def asend(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Do what `send` does, without blocking the event loop."""
-        signature = self._signature(self.parameters.encode(args, kwargs))
-        return await self._find_sender().asend_task(signature)
+        return await self._find_sender().asend_task(self._call(args, kwargs))
 
     def map(self, items: Iterable[Any]) -> Group[R]:
         """Return a group of one call for each item; a tuple is spread over the parameters."""
-        return Group(
-            self._signature(self.parameters.encode(i if isinstance(i, tuple) else (i,), {}))
-            for i in items
-        )
+        return Group(self._call(i if isinstance(i, tuple) else (i,), {}) for i in items)
 
     def bind(self, args: Sequence[Arg]) -> tuple[list[Any], dict[str, Any]]:
         """Return the call that these arguments mean; see `Parameters.decode`."""
@@ -150,13 +157,16 @@ class Task(Generic[P, R]):
         if self._sender is sender:
             self._sender = None
 
-    def _signature(self, args: list[Arg]) -> TypedSignature[R]:
-        headers = self._headers
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TypedSignature[R]:
+        encoded = self.parameters.encode(args, kwargs)
+        return self._signature(encoded, self._headers.of_call(args, kwargs, encoded))
+
+    def _signature(self, args: list[Arg], headers: dict[str, JSON] | None) -> TypedSignature[R]:
         return TypedSignature(
             name=self.name,
             args=args,
             routing_key=self.queue,
-            headers=None if headers is None else dict(headers),
+            headers=headers,
             retry_count=self.retry_count,
             retry_timeout=self.retry_timeout,
             sender=self._find,
@@ -207,6 +217,9 @@ def task(
     retry_count: int = 0,
     retry_timeout: int = 0,
     on_crash: Literal["retry", "fail"] = "retry",
+    expires: float | timedelta | None = None,
+    unique: UniqueBy = False,
+    on_duplicate: OnDuplicate = "join",
 ) -> _Decorator: ...
 def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the overloads name them
     """
@@ -220,6 +233,10 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the overload
         retry_timeout: Seconds; the first retry waits the next Fibonacci number.
         on_crash: What a worker's death means: "retry" runs the task again (so it
             may run twice), "fail" records a failure (so it runs at most once).
+        expires: Seconds after which a message that still waits is too late to start.
+        unique: Allow one at a time: True for all calls with the same arguments; or a
+            function of the arguments that returns a key, as ``lambda user, **_: f"u:{user}"``.
+        on_duplicate: What sending another does; see `TypedSignature.options`.
     """
     if fn is None:
         return functools.partial(_task, options)
@@ -276,7 +293,7 @@ class Registry:
         """
         found: dict[str, Task[Any, Any]] = {}
         for module in modules:
-            namespace = _imported(module) if isinstance(module, str) else module
+            namespace = imported(module) if isinstance(module, str) else module
             for value in vars(namespace).values():
                 if isinstance(value, Task):
                     self._refuse_twin(value.name, value, found)
@@ -313,7 +330,7 @@ class Registry:
         Raises:
             TaskNotRegistered: There is none; the text lists those there are.
         """
-        found = self._tasks.get(name)
+        found = self._tasks.get(name) or _BUILT_IN.get(name)
         if found is not None:
             return found
         known = ", ".join(self.names()) or "none"
@@ -329,7 +346,7 @@ class Registry:
         return sorted(self._tasks)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tasks
+        return name in self._tasks or name in _BUILT_IN
 
     def __iter__(self) -> Iterator[Task[Any, Any]]:
         return iter(self._tasks.values())
@@ -361,7 +378,7 @@ class Registry:
     def _refuse_twin(
         self, name: str, new: Task[Any, Any], made: Mapping[str, Task[Any, Any]]
     ) -> None:
-        for known in (self._tasks.get(name), made.get(name)):
+        for known in (self._tasks.get(name), made.get(name), _BUILT_IN.get(name)):
             if known is not None and known.fn is not new.fn:
                 raise SignatureError(
                     f"Two tasks are called {name!r}: {_place(known.fn)} and {_place(new.fn)}. "
@@ -372,18 +389,12 @@ class Registry:
 def _renamed(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
     if not isinstance(fn, Task):
         return _task({"name": name}, fn)
-    kept = ("queue", "retry_count", "retry_timeout", "on_crash")
+    kept = (
+        *("queue", "retry_count", "retry_timeout", "on_crash"),
+        *("expires", "unique", "on_duplicate"),
+    )
     return type(fn)(fn.fn, name=name, **{option: getattr(fn, option) for option in kept})
 
 
-def _imported(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # Only a missing tasks module is a setting's fault; one that it imports is its own.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigError(
-            f"tasks_modules: there is no module {name!r}; is it spelled right, and importable "
-            "from the folder the program was started in?"
-        ) from error
+#: Known to every registry, and not listed: what workflows put between their steps.
+_BUILT_IN: dict[object, Task[Any, Any]] = {GATHER: Task(gather, name=GATHER)}

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from machine.errors import ConfigError, SignatureError
 from machine.registry import Registry, Task
 from machine.signature import Signature
-from machine.timetable import CatchUp, Entry, Ways, run_of
+from machine.timetable import CatchUp, Entry, PeriodicState, Ways, check_name, run_of, states
 
 if TYPE_CHECKING:
+    from machine.broker.ticks import Ticker
+    from machine.config import Config
     from machine.outgoing import Outgoing  # which loads the settings, and with them YAML
 
 T = TypeVar("T", bound=Task[Any, Any])
@@ -83,7 +85,11 @@ class Scheduling:
 
     Attributes:
         scheduler_factory: Makes a scheduler of the server; set by `build`.
+        ticker: Keeps the timetable's marks, for canceling; set by `build`.
+        config: The settings.
     """
+
+    config: Config
 
     def __init__(self, registry: Registry, outgoing: Outgoing) -> None:
         self.registry = registry
@@ -92,6 +98,7 @@ class Scheduling:
         self._entered: list[Entry] = []
         self._whole: list[Entry] = []
         self.scheduler_factory: Callable[[Any], Any] | None = None
+        self.ticker: Ticker | None = None
 
     def register_periodic_task(
         self, spec: str | timedelta, name: str, signature: Signature, **ways: Unpack[Ways]
@@ -165,6 +172,68 @@ class Scheduling:
         """Stop every scheduler of this server."""
         while self._schedulers:
             self._schedulers.pop().stop()
+
+    def cancel_periodic(self, name: str) -> bool:
+        """
+        Let nothing be sent for an entry any more, by whichever scheduler, until `resume_periodic`.
+
+        It is kept in the store and so outlives every process. What was sent before still
+        runs; the times that pass meanwhile are over and never made up for.
+
+        Args:
+            name: The entry's; this program need not know it.
+
+        Returns:
+            Whether that changed something; false too if a lost answer had it asked twice.
+
+        Raises:
+            SignatureError: No entry can have this name.
+        """
+        return self._ticker_for(name).switch(self._home, name, canceled=True)
+
+    async def acancel_periodic(self, name: str) -> bool:
+        """Do what `cancel_periodic` does, without blocking the event loop."""
+        return await self._ticker_for(name).aswitch(self._home, name, canceled=True)
+
+    def resume_periodic(self, name: str) -> bool:
+        """
+        Let an entry be sent again, from now on: the opposite of `cancel_periodic`.
+
+        An interval counts from this moment. Arguments, answer and errors are the same.
+        """
+        return self._ticker_for(name).switch(self._home, name, canceled=False)
+
+    async def aresume_periodic(self, name: str) -> bool:
+        """Do what `resume_periodic` does, without blocking the event loop."""
+        return await self._ticker_for(name).aswitch(self._home, name, canceled=False)
+
+    def periodic_tasks(self) -> list[PeriodicState]:
+        """
+        Return where each entry stands: those registered here, then what only the store knows.
+
+        Schedulers work by the store's clock, so these times are by that too.
+        """
+        return states(self.timetable(), *self._needed_ticker().marks(self._home))
+
+    async def aperiodic_tasks(self) -> list[PeriodicState]:
+        """Do what `periodic_tasks` does, without blocking the event loop."""
+        return states(self.timetable(), *await self._needed_ticker().amarks(self._home))
+
+    def _ticker_for(self, name: str) -> Ticker:
+        check_name(name)
+        return self._needed_ticker()
+
+    def _needed_ticker(self) -> Ticker:
+        if self.ticker is None:
+            raise ConfigError(
+                "This server does not know where its timetable is; make it by "
+                "machine.connect(), which tells it."
+            )
+        return self.ticker
+
+    @property
+    def _home(self) -> str:
+        return self.config.default_queue
 
     def timetable(self) -> list[Entry]:
         """Return what is registered here, each entry as it will be sent."""

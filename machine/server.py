@@ -8,12 +8,10 @@ business. It speaks to their ports only, and knows neither URLs nor Redis.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from machine import wire
 from machine.backend.base import Backend
 from machine.broker.base import Broker, Message
 from machine.config import Config
@@ -21,19 +19,22 @@ from machine.errors import (
     BrokerUnavailable,
     ConfigError,
     ResultNotFound,
-    SignatureError,
 )
+from machine.follow_up import copied
 from machine.outgoing import Outgoing, judge, told
 from machine.registry import Registry, Task
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.result import AsyncResult, GroupResult
 from machine.scheduling import Scheduling
 from machine.signature import GroupMeta, Signature, TaskState
-from machine.workflow import Chain, Chord, Group, TypedSignature, copied
+from machine.unique import unique_of
+from machine.unique_sending import UniqueSending
+from machine.workflow import TypedSignature
+from machine.workflow_sending import WorkflowSending
 
 R = TypeVar("R")
 
 
-class Server(Scheduling):
+class Server(Scheduling, WorkflowSending, UniqueSending):
     """
     Machinery's Server: everything a caller needs, and the way to a worker.
 
@@ -126,15 +127,19 @@ class Server(Scheduling):
 
         The signature is not written into: an empty id, queue or header map is
         filled in a copy, in callbacks too. It may be due later (``eta_ns``).
+        A unique one may give the result of another; see `TypedSignature.options`.
 
         Raises:
             SignatureError: It cannot be sent as it is; nothing was written.
+            DuplicateTask: Another has its unique key, and it is to be refused then.
             QueueFull: The queue is at its limit; nothing was written.
             BrokerUnavailable: Redis did not answer. Sending again cannot send
                 twice if the id was given.
         """
-        own = self._outgoing.complete(copied(signature))
-        result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name)
+        own = self._outgoing.complete(copied(signature), alone=True)
+        if (asked := unique_of(own)) is not None:
+            return self._send_unique(own, asked)
+        result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name, canceler=self)
         self._send([own])
         return result
 
@@ -144,72 +149,24 @@ class Server(Scheduling):
     async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]: ...
     async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]:
         """Do what `send_task` does, without blocking the event loop."""
-        own = self._outgoing.complete(copied(signature))
-        result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name)
+        own = self._outgoing.complete(copied(signature), alone=True)
+        if (asked := unique_of(own)) is not None:
+            return await self._asend_unique(own, asked)
+        result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name, canceler=self)
         await self._asend([own])
         return result
 
-    @overload
-    def send_chain(self, chain: Chain[R], /) -> ChainResult[R]: ...
-    @overload
-    def send_chain(self, chain: Sequence[Signature], /) -> ChainResult[Any]: ...
-    def send_chain(self, chain: Chain[Any] | Sequence[Signature], /) -> ChainResult[Any]:
-        """Send the first task of a chain, which carries the others as its callbacks."""
-        first, result = self._chain(chain)
-        self._send([first])
-        return result
-
-    @overload
-    async def asend_chain(self, chain: Chain[R], /) -> ChainResult[R]: ...
-    @overload
-    async def asend_chain(self, chain: Sequence[Signature], /) -> ChainResult[Any]: ...
-    async def asend_chain(self, chain: Chain[Any] | Sequence[Signature], /) -> ChainResult[Any]:
-        """Do what `send_chain` does, without blocking the event loop."""
-        first, result = self._chain(chain)
-        await self._asend([first])
-        return result
-
-    def send_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
+    # -- looking ---------------------------------------------------------------------------
+    def result(self, uuid: str, *, may_come: bool = False) -> AsyncResult[Any]:
         """
-        Send all members of a group, in order.
+        Return the result of a task that anybody sent, by its id alone.
 
         Args:
-            group: The group; nothing is written for an empty one.
-            send_concurrency: Machinery's bound on parallel sends, ≥ 0. It is only
-                checked: all members go in one call, and no worker sees a group
-                whose members have no state yet.
-
-        Raises:
-            QueueFull: Some members did not fit; the others are sent.
+            uuid: The task's id.
+            may_come: Whether it may be sent later, as the last task of a chain is:
+                waiting then does not take a missing state for a lost one.
         """
-        members, result = self._group(group, send_concurrency)
-        if members:
-            self._send(members, _meta(members))
-        return result
-
-    async def asend_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
-        """Do what `send_group` does, without blocking the event loop."""
-        members, result = self._group(group, send_concurrency)
-        if members:
-            await self._asend(members, _meta(members))
-        return result
-
-    def send_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
-        """Send all members as `send_group` does; each carries the callback."""
-        members, result = self._chord(chord, send_concurrency)
-        self._send(members, _meta(members))
-        return result
-
-    async def asend_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
-        """Do what `send_chord` does, without blocking the event loop."""
-        members, result = self._chord(chord, send_concurrency)
-        await self._asend(members, _meta(members))
-        return result
-
-    # -- looking ---------------------------------------------------------------------------
-    def result(self, uuid: str) -> AsyncResult[Any]:
-        """Return the result of a task that anybody sent, by its id alone."""
-        return AsyncResult(uuid, self._required())
+        return AsyncResult(uuid, self._required(), may_come=may_come, canceler=self)
 
     def group_result(self, group_uuid: str) -> GroupResult[Any]:
         """
@@ -224,7 +181,13 @@ class Server(Scheduling):
             raise ResultNotFound(
                 f"No group is kept under {group_uuid!r}: it was never sent, or it expired."
             )
-        return GroupResult(group_uuid, backend, meta.task_uuids)
+        return GroupResult(
+            group_uuid, backend, meta.task_uuids, may_come=meta.nested, canceler=self
+        )
+
+    async def agroup_result(self, group_uuid: str) -> GroupResult[Any]:
+        """Do what `group_result` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.group_result, group_uuid)
 
     def get_state(self, uuid: str) -> TaskState | None:
         """Return a task's state, or ``None`` when none is kept."""
@@ -247,6 +210,8 @@ class Server(Scheduling):
         for task in self.registry:
             task.release_sender(self)
         self.stop_schedulers()
+        if self.ticker is not None:
+            self.ticker.close()
         self.broker.close()
         if self.backend is not None:
             self.backend.close()
@@ -254,6 +219,8 @@ class Server(Scheduling):
     async def aclose(self) -> None:
         """Do what `close` does, for the connections of the running event loop too."""
         await self.broker.aclose()
+        if self.ticker is not None:
+            await self.ticker.aclose()
         if self.backend is not None:
             await self.backend.aclose()
         self.close()
@@ -289,49 +256,15 @@ class Server(Scheduling):
             )
         return self.backend
 
-    def _chain(self, chain: Chain[Any] | Sequence[Signature]) -> tuple[Signature, ChainResult[Any]]:
-        links = (chain if isinstance(chain, Chain) else Chain[Any](chain)).linked()
-        last = first = self._outgoing.complete(links[0])
-        uuids = [first.uuid]
-        for _ in links[1:]:
-            [last] = last.on_success
-            uuids.append(last.uuid)
-        return first, ChainResult(last.uuid, self._required(), uuids[:-1], last.name)
-
-    def _group(
-        self, group: Group[R], send_concurrency: int, callback: Signature | None = None
-    ) -> tuple[list[Signature], GroupResult[R]]:
-        if send_concurrency < 0:
-            raise SignatureError(
-                f"send_concurrency {send_concurrency} is out of bounds; give 0 or more."
-            )
-        group_uuid = group.group_uuid or self._outgoing.new_id("group", self.config.default_queue)
-        members = [
-            self._outgoing.complete(member) for member in group.members(group_uuid, callback)
-        ]
-        uuids = [member.uuid for member in members]
-        if len(set(uuids)) < len(uuids):
-            twice = next(uuid for uuid in uuids if uuids.count(uuid) > 1)
-            raise SignatureError(
-                f"Two members of the group have the id {twice!r}; leave it empty, or give each "
-                "its own."
-            )
-        return members, GroupResult(group_uuid, self._required(), uuids)
-
-    def _chord(
-        self, chord: Chord[R], send_concurrency: int
-    ) -> tuple[list[Signature], ChordResult[R]]:
-        callback = self._outgoing.complete(copied(chord.callback), "chord")
-        members, group = self._group(chord.group, send_concurrency, callback)
-        return members, ChordResult(callback.uuid, self._required(), group, callback.name)
-
-    def _send(self, signatures: Sequence[Signature], meta: GroupMeta | None = None) -> None:
+    def _send(
+        self, signatures: Sequence[Signature], groups: Sequence[GroupMeta] = (), due_ns: int = 0
+    ) -> None:
         # Encoded first: what cannot be sent must not leave a group or a state behind.
         messages, states = self._written(signatures)
         backend = self._required()
         try:
-            if meta is not None:
-                backend.record_group(meta, due_ns=_last_due_ns(signatures))
+            for meta in groups:
+                backend.record_group(meta, due_ns=_last_due_ns(signatures, due_ns))
             for state in states:
                 backend.record(state)
             outcomes = self.broker.enqueue(messages)
@@ -341,12 +274,14 @@ class Server(Scheduling):
             self.after_enqueue()
         judge(messages, outcomes, self.config.max_queue_length)
 
-    async def _asend(self, signatures: Sequence[Signature], meta: GroupMeta | None = None) -> None:
+    async def _asend(
+        self, signatures: Sequence[Signature], groups: Sequence[GroupMeta] = (), due_ns: int = 0
+    ) -> None:
         messages, states = self._written(signatures)
         backend = self._required()
         try:
-            if meta is not None:
-                await backend.arecord_group(meta, due_ns=_last_due_ns(signatures))
+            for meta in groups:
+                await backend.arecord_group(meta, due_ns=_last_due_ns(signatures, due_ns))
             for state in states:
                 await asyncio.to_thread(backend.record, state)
             outcomes = await self.broker.aenqueue(messages)
@@ -365,13 +300,5 @@ class Server(Scheduling):
         return self._outgoing.messages(signatures, keeps_states=self.broker.keeps_states)
 
 
-def _last_due_ns(signatures: Sequence[Signature]) -> int:
-    return max(signature.eta_ns or 0 for signature in signatures)
-
-
-def _meta(members: Sequence[Signature]) -> GroupMeta:
-    return GroupMeta(
-        group_uuid=members[0].group_uuid,
-        task_uuids=[member.uuid for member in members],
-        created_at=wire.now_text(time.time_ns()),
-    )
+def _last_due_ns(signatures: Sequence[Signature], due_ns: int) -> int:
+    return max(due_ns, *(signature.eta_ns or 0 for signature in signatures))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from machine import queue_weights
 from machine.errors import ConfigError
 from machine.keys import DELAYED_DEFAULT, is_queue_name
 from machine.redis_url import SCHEMES, parse, redact
@@ -159,7 +160,12 @@ class Setting:
 # What texts may look like (`Setting.form`).
 QUEUE = (r"[A-Za-z0-9_.:-]{0,128}", "a queue name of letters, digits and _ . : -")
 QUEUES = (r"[A-Za-z0-9_.:-]{1,128}", "queue names of letters, digits and _ . : -")
+WEIGHTED_QUEUES = (
+    queue_weights.FORM,
+    "queue names of letters, digits and _ . : - and perhaps =weight (1 to 1000)",
+)
 MODULES = (r"[^\W\d]\w*(\.[^\W\d]\w*)*", "module names like machine.tasks")
+HOST = (r"[A-Za-z0-9.:_-]{1,253}", "a host name or an IP address")
 NAME = (r"[A-Za-z0-9_.:@-]{0,64}", "at most 64 letters, digits and _ . : @ -")
 PRINTABLE = (r"[!-~]{0,64}", "at most 64 printable ASCII characters without spaces")
 KEY = (
@@ -290,10 +296,13 @@ def _check_queues(values: Values, _hidden: Collection[str]) -> Iterator[Problem]
     delayed = values["redis.delayed_tasks_key"] or DELAYED_DEFAULT
     for name in ("default_queue", "queues", "allowed_queues"):
         value = values[name]
-        for queue in (value,) if isinstance(value, str) else value:
+        for queue in (value,) if isinstance(value, str) else queue_weights.names(value):
             if not is_queue_name(queue, delayed_key=delayed):
                 text = f"{name}={queue!r}: this is the name of another kind of key; choose another"
                 yield Problem(name, text)
+    text = queue_weights.problem(values["queues"])
+    if text:
+        yield Problem("queues", f"queues={','.join(values['queues'])!r}: {text}")
 
 
 def _check_heartbeat(values: Values, _hidden: Collection[str]) -> Iterator[Problem]:

@@ -113,6 +113,49 @@ class Signature:
 ATTEMPT_HEADER = "x-attempt"
 #: Header that says what a worker's death means for the task: "fail", or absent for "retry".
 ON_CRASH_HEADER = "x-on-crash"
+#: Header that says when a task is too late to start: RFC 3339 text, up to nanoseconds.
+EXPIRES_HEADER = "x-expires-at"
+#: Header that says how long a task may wait, in seconds; becomes the one above when it is queued.
+EXPIRES_IN_HEADER = "x-expires-in"
+#: Header with the key that one task at a time may have, as text.
+UNIQUE_HEADER = "x-unique"
+#: Header that says what happens when another has the key: "join" (or absent), "refuse", "replace".
+ON_DUPLICATE_HEADER = "x-on-duplicate"
+#: Header that a task, and all that follows from it, have in common; absent = the first one's id.
+CORRELATION_HEADER = "x-correlation-id"
+#: Header with the time of sending, Unix milliseconds as text; only where waits are measured.
+SENT_HEADER = "x-sent-at"
+#: Headers of a trace, as W3C has them.
+TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
+#: The headers that are ours.
+OWN_HEADERS = frozenset(
+    {
+        ATTEMPT_HEADER,
+        ON_CRASH_HEADER,
+        EXPIRES_HEADER,
+        EXPIRES_IN_HEADER,
+        UNIQUE_HEADER,
+        ON_DUPLICATE_HEADER,
+        CORRELATION_HEADER,
+        SENT_HEADER,
+        *TRACE_HEADERS,
+    }
+)
+
+
+class Progress(NamedTuple):
+    """How far a running task says it is: a fraction, 0 to 1, and a word about it."""
+
+    fraction: float
+    note: str = ""
+
+
+class Attempt(NamedTuple):
+    """A run of a task that was followed by another: its number, its error, RFC 3339 time."""
+
+    number: int
+    error: str
+    at: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,6 +167,8 @@ class TaskState:
         results: Values and types; ``None`` unless the state is SUCCESS.
         error: The failure's text; "" otherwise.
         created_at: RFC 3339 text as first written (PENDING), up to 9 fraction digits.
+        progress: What the running task last said; ``None`` when nothing, or it has ended.
+        attempts: The runs before the last one, oldest first; of many, the last ones.
     """
 
     task_uuid: str
@@ -133,6 +178,8 @@ class TaskState:
     error: str = ""
     created_at: str = ""
     ttl: int = 0
+    progress: Progress | None = None
+    attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def is_success(self) -> bool:
@@ -152,7 +199,12 @@ class TaskState:
 
 @dataclass(slots=True, kw_only=True)
 class GroupMeta:
-    """A group's members in order, and whether its chord has been triggered."""
+    """
+    A group's members in order, and whether its chord has been triggered.
+
+    Attributes:
+        nested: Whether members are sent later than the group: each ends a chain.
+    """
 
     group_uuid: str
     task_uuids: list[str]
@@ -160,3 +212,4 @@ class GroupMeta:
     lock: bool = False
     created_at: str = ""
     ttl: int = 0
+    nested: bool = False

@@ -7,9 +7,9 @@ schedulers, asked for the same time, send the same messages. Nothing here asks w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, Self, TypedDict, get_args
 from uuid import UUID, uuid5
 
@@ -79,11 +79,7 @@ class Entry:
     schedule: Schedule = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.name) <= _LONGEST_NAME or not self.name.isprintable():
-            raise SignatureError(
-                f"Schedule name {self.name!r} is not usable: give 1 to {_LONGEST_NAME} printable "
-                "characters."
-            )
+        check_name(self.name)
         if self.catch_up not in get_args(CatchUp):
             raise SignatureError(
                 f"Schedule {self.name!r}: catch_up is {self.catch_up!r}; give 'latest', 'skip' or "
@@ -127,6 +123,14 @@ class Entry:
             self,
             signatures=tuple(complete(copied(signature)) for signature in self.signatures),
             callback=None if self.callback is None else complete(copied(self.callback)),
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise `SignatureError` unless an entry may have this name."""
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise SignatureError(
+            f"Schedule name {name!r} is not usable: give 1 to {_LONGEST_NAME} printable characters."
         )
 
 
@@ -178,6 +182,77 @@ def steps(entry: Entry, last_ms: int, now_ms: int, *, most: int = MOST_CAUGHT_UP
     times = entry.schedule.times(last_ms, now_ms, wanted)
     skips = entry.catch_up == "skip"
     return [Step(due_ms, not skips or now_ms - due_ms <= MISSED_MS) for due_ms in times]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodicState:
+    """
+    Where an entry stands, by the store's clock; every time is in UTC.
+
+    Attributes:
+        name: The entry.
+        spec: When it is due; "" for one that this program does not know, but the store does.
+        next_at: Its next time; ``None`` while it is canceled, if it is never due again, or
+            without a ``spec``.
+        canceled: Whether nothing is sent for it.
+        served_at: The last time that was served, with a run or without; ``None`` before a
+            scheduler saw it.
+        sent_at: The last time that a run was sent for; ``None`` = not yet.
+    """
+
+    name: str
+    spec: str
+    next_at: datetime | None
+    canceled: bool
+    served_at: datetime | None
+    sent_at: datetime | None
+
+
+def states(
+    entries: Iterable[Entry], now_ms: int, texts: Mapping[str, str], canceled: Collection[str]
+) -> list[PeriodicState]:
+    """
+    Return where each entry stands: these, then by name those that only the store knows.
+
+    Args:
+        entries: The timetable.
+        now_ms: The store's time, Unix ms.
+        texts: Entry -> the text of its mark.
+        canceled: Names of the entries that are.
+    """
+    known: dict[str, Entry | None] = {entry.name: entry for entry in entries}
+    for name in sorted({*texts, *canceled} - known.keys()):
+        known[name] = None
+    found = []
+    for name, entry in known.items():
+        mark, is_off = Mark.of(texts.get(name, "")), name in canceled
+        next_ms = None if entry is None or is_off else _next_ms(entry.schedule, mark, now_ms)
+        state = PeriodicState(
+            name=name,
+            spec=entry.spec if entry else "",
+            next_at=None if next_ms is None else _moment(next_ms),
+            canceled=is_off,
+            served_at=_moment(mark.last_ms) if mark else None,
+            sent_at=_moment(mark.ran_ms) if mark and mark.ran_ms else None,
+        )
+        found.append(state)
+    return found
+
+
+def _next_ms(schedule: Schedule, mark: Mark | None, now_ms: int) -> int | None:
+    """Return the first time later than now that follows from the mark."""
+    if mark is None:
+        return schedule.next_after(schedule.start(now_ms))
+    passed = schedule.times(mark.last_ms, now_ms, 1)
+    return schedule.next_after(passed[-1] if passed else mark.last_ms)
+
+
+def _moment(ms: int) -> datetime | None:
+    """Return a time; ``None`` for a number that is none, as somebody may have written there."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 # -- what is sent ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from machine.keys import is_queue_name, is_result_id
-from machine.signature import ATTEMPT_HEADER, ON_CRASH_HEADER, Signature
+from machine.signature import OWN_HEADERS, Signature
 from machine.wire_text import shown
 
 #: Bytes of a message.
@@ -95,7 +95,7 @@ def _are_names(name: str, routing_key: str, delayed_key: str) -> bool:
 
 def _header_trouble(headers: Mapping[str, Any]) -> str:
     # Ours do not count: what came with as many as it may have can still be retried.
-    if len(headers) - (ATTEMPT_HEADER in headers) - (ON_CRASH_HEADER in headers) > _MOST_HEADERS:
+    if len(headers) > _MOST_HEADERS and len(headers.keys() - OWN_HEADERS) > _MOST_HEADERS:
         return f"Headers has {len(headers)} entries; expected {_MOST_HEADERS} at most"
     for key, value in headers.items():
         if len(key) > _LONGEST_HEADER:

@@ -12,11 +12,12 @@ from typing import Any, Final, NamedTuple
 
 from machine import gotypes
 from machine.errors import WireError
-from machine.signature import GroupMeta, TaskResult, TaskState
+from machine.signature import Attempt, GroupMeta, Progress, TaskResult, TaskState
 from machine.wire_text import (
     EXPECTED,
     ZERO_TIME,
     error_text,
+    float_text,
     fold,
     is_time,
     parse,
@@ -29,14 +30,21 @@ from machine.wire_text import (
 #: Head + b'"CreatedAt":"<text>"' + this is a whole state.
 STATE_TAIL: Final = b',"TTL":0}'
 
-_STATE: Final = ("TaskUUID", "TaskName", "State", "Results", "Error", "CreatedAt", "TTL", "Result")
+_STATE: Final = (
+    "TaskUUID", "TaskName", "State", "Results", "Error", "CreatedAt", "TTL", "Result", "Progress",
+    "Attempts",
+)  # fmt: skip
 _STATE_PLACES: Final = {key.lower(): place for place, key in enumerate(_STATE)}
-_STATE_EMPTY: Final = ("", "", "", None, "", "", 0, None)
-_STATE_TYPES: Final = (str, str, str, list, str, str, int, dict)
-_GROUP: Final = ("GroupUUID", "TaskUUIDs", "ChordTriggered", "Lock", "CreatedAt", "TTL")
+_STATE_EMPTY: Final = ("", "", "", None, "", "", 0, None, None, None)
+_STATE_TYPES: Final = (str, str, str, list, str, str, int, dict, dict, list)
+#: Bytes of UTF-8 kept of an earlier attempt's error, and of a word about progress.
+_LONGEST_NOTE: Final = 1024
+_GROUP: Final = (
+    "GroupUUID", "TaskUUIDs", "ChordTriggered", "Lock", "CreatedAt", "TTL", "Nested",
+)  # fmt: skip
 _GROUP_PLACES: Final = {key.lower(): place for place, key in enumerate(_GROUP)}
-_GROUP_EMPTY: Final = ("", (), False, False, "", 0)
-_GROUP_TYPES: Final = (str, list, bool, bool, str, int)
+_GROUP_EMPTY: Final = ("", (), False, False, "", 0, False)
+_GROUP_TYPES: Final = (str, list, bool, bool, str, int, bool)
 _LETTER: Final = ("reason", "payload", "payload_base64", "crash_count", "worker_id", "buried_ms")
 _LETTER_TYPES: Final = (str, str, str, int, str, int)
 
@@ -62,7 +70,9 @@ def encode_state(state: TaskState) -> bytes:
         SignatureError: A result is not a JSON value.
     """
     created_at = state.created_at if is_time(state.created_at) else ZERO_TIME
-    text = f'{_head(state)}"CreatedAt":"{created_at}","TTL":{state.ttl:d}}}'
+    attempts = ",".join(map(_attempt_text, state.attempts))
+    history = f'"Attempts":[{attempts}],' if attempts else ""
+    text = f'{_head(state)}{history}"CreatedAt":"{created_at}","TTL":{state.ttl:d}}}'
     return to_bytes(text, f"the state of {state.task_uuid}")
 
 
@@ -70,10 +80,10 @@ def encode_state_head(state: TaskState) -> bytes:
     """
     Return the state's document up to where its creation time begins.
 
-    Scripts put ``"CreatedAt":"<text>"`` of the stored document behind it, and
-    then `STATE_TAIL`. In a document written here ``"CreatedAt":`` stands once:
-    inside a string its quotes are escaped, and as a key of a result one of its
-    letters is.
+    Scripts put ``"Attempts":[…],"CreatedAt":"<text>"`` of the stored document
+    behind it, and then `STATE_TAIL`. In a document written here each of the two
+    keys stands once: inside a string its quotes are escaped, and as a key of a
+    result one of its letters is.
 
     Raises:
         SignatureError: A result is not a JSON value.
@@ -90,11 +100,28 @@ def _head(state: TaskState) -> str:
     else:
         items = [_result_text(kind, value) for kind, value in results]
         shown = f"[{','.join(items)}]".replace('"CreatedAt":', '"Created\\u0041t":')
+        shown = shown.replace('"Attempts":', '"\\u0041ttempts":')
     error = quote(error_text(state.error)) if state.error else '""'
     return (
         f'{{"TaskUUID":{quote(state.task_uuid)},"TaskName":{quote(state.task_name)},'
         f'"State":{quote(state.state)},"Results":{shown},"Error":{error},'
+        f"{_progress_text(state.progress) if state.progress is not None else ''}"
     )
+
+
+def _progress_text(progress: Progress) -> str:
+    note = quote(error_text(progress.note, _LONGEST_NOTE))
+    return f'"Progress":{{"Fraction":{float_text(progress.fraction)},"Note":{note}}},'
+
+
+def encode_attempt(attempt: Attempt) -> bytes:
+    """Return the record of a run that another follows, as it stands in a state's Attempts."""
+    return to_bytes(_attempt_text(attempt), "an attempt")
+
+
+def _attempt_text(attempt: Attempt) -> str:
+    error = quote(error_text(attempt.error, _LONGEST_NOTE))
+    return f'{{"Attempt":{attempt.number:d},"Error":{error},"At":{quote(attempt.at)}}}'
 
 
 def _result_text(go_type: str, value: Any) -> str:
@@ -111,7 +138,7 @@ def decode_state(raw: bytes) -> TaskState:
         WireError: The bytes are not a state.
     """
     values = _fields(parse(raw, "state"), "state", _STATE_PLACES, _STATE_EMPTY, _STATE_TYPES)
-    uuid, name, state, results, error, created_at, ttl, single = values
+    uuid, name, state, results, error, created_at, ttl, single, progress, attempts = values
     if not state:
         raise WireError('state field State is "" or absent; expected one like SUCCESS')
     if results is None and single is not None:
@@ -124,7 +151,25 @@ def decode_state(raw: bytes) -> TaskState:
         error=error,
         created_at=created_at,
         ttl=ttl,
+        progress=_progress(progress),
+        attempts=[_attempt(item) for item in attempts or ()],
     )
+
+
+def _progress(found: dict[str, Any] | None) -> Progress | None:
+    if found is None:
+        return None
+    fraction, note = found.get("Fraction"), found.get("Note", "")
+    if not isinstance(fraction, int | float) or not isinstance(note, str):
+        raise unexpected("state field Progress", found, "a Fraction and a Note")
+    return Progress(float(fraction), note)
+
+
+def _attempt(found: Any) -> Attempt:
+    kinds = {"Attempt": int, "Error": str, "At": str}
+    if type(found) is not dict or any(type(found.get(k)) is not t for k, t in kinds.items()):
+        raise unexpected("state field Attempts", found, "objects of Attempt, Error and At")
+    return Attempt(found["Attempt"], found["Error"], found["At"])
 
 
 def _result(found: Any) -> TaskResult:
@@ -157,14 +202,19 @@ def state_results(state: TaskState) -> list[Any]:
 
 
 def encode_group(meta: GroupMeta) -> bytes:
-    """Return the group's document as Go writes it; an unreadable time becomes the zero time."""
+    """
+    Return the group's document as Go writes it; an unreadable time becomes the zero time.
+
+    Behind Go's fields stands ``Nested`` where it is true; Go reads over it.
+    """
     created_at = meta.created_at if is_time(meta.created_at) else ZERO_TIME
     text = (
         f'{{"GroupUUID":{quote(meta.group_uuid)},'
         f'"TaskUUIDs":[{",".join(map(quote, meta.task_uuids))}],'
         f'"ChordTriggered":{"true" if meta.chord_triggered else "false"},'
         f'"Lock":{"true" if meta.lock else "false"},'
-        f'"CreatedAt":"{created_at}","TTL":{meta.ttl:d}}}'
+        f'"CreatedAt":"{created_at}","TTL":{meta.ttl:d}'
+        + (',"Nested":true}' if meta.nested else "}")
     )
     return to_bytes(text, f"the meta of {meta.group_uuid}")
 
@@ -177,7 +227,7 @@ def decode_group(raw: bytes) -> GroupMeta:
         WireError: The bytes are not a group's meta.
     """
     values = _fields(parse(raw, "group"), "group", _GROUP_PLACES, _GROUP_EMPTY, _GROUP_TYPES)
-    uuid, members, triggered, lock, created_at, ttl = values
+    uuid, members, triggered, lock, created_at, ttl, nested = values
     if not uuid:  # a task's state has none of these fields, and would pass for an empty group
         raise unexpected("group field GroupUUID", uuid, "the group's id")
     for member in members:
@@ -190,6 +240,7 @@ def decode_group(raw: bytes) -> GroupMeta:
         lock=lock,
         created_at=created_at,
         ttl=ttl,
+        nested=nested,
     )
 
 

@@ -266,12 +266,12 @@ def to_bytes(text: str, what: str) -> bytes:
         raise SignatureError(f"{bad}; send text that UTF-8 can hold") from None
 
 
-def error_text(text: str) -> str:
-    """Return a failure's text as it may be stored: 8 KiB at most, no lone surrogates."""
-    if len(text) * 4 > LONGEST_ERROR or not text.isascii():
+def error_text(text: str, most_bytes: int = LONGEST_ERROR) -> str:
+    """Return a failure's text as it may be stored: ``most_bytes`` of UTF-8, no lone surrogates."""
+    if len(text) * 4 > most_bytes or not text.isascii():
         data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-        if len(data) > LONGEST_ERROR:
-            data = data[: LONGEST_ERROR - 3] + "…".encode()
+        if len(data) > most_bytes:
+            data = data[: most_bytes - 3] + "…".encode()
         text = data.decode("utf-8", "ignore")
     return text
 

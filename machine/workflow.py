@@ -1,96 +1,50 @@
 """
-Signatures put together: options, chains, groups, chords, and how they are sent.
+Signatures put together: options, chains, groups, chords, in each other; and how they are sent.
 
 Everything here is a pure function of its arguments but the ``send`` methods,
 which hand over to a `Sender`. Builders copy what they are given; only the
-``new_…`` constructors write into it, as Machinery's do. What follows an
-outcome (`follow_up`) can be had here too. No bytes, no Redis.
+``new_…`` constructors write into it, as Machinery's do. What is sent for a
+workflow is `nesting`'s to say. No bytes, no Redis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, Union, overload
 
 from machine import options
 from machine.errors import SignatureError
-from machine.follow_up import attempt, chord_callback, copied, follow_ups, retried
+from machine.follow_up import copied
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.sender import Sender, SenderOf, found
 from machine.signature import JSON, Signature
-
-__all__ = [
-    "Chain",
-    "Chord",
-    "Group",
-    "Sender",
-    "SenderOf",
-    "TypedSignature",
-    "attempt",
-    "chord_callback",
-    "copied",
-    "follow_ups",
-    "retried",
-]
 
 R = TypeVar("R")
 R2 = TypeVar("R2")
 R_co = TypeVar("R_co", covariant=True)
 
-
-class Sender(Protocol):
-    """What can send: the server. Each method has an asyncio twin with an ``a`` in front."""
-
-    def send_task(self, signature: Signature, /) -> AsyncResult[Any]:
-        """Send one task."""
-        ...
-
-    def send_chain(self, chain: Chain[R], /) -> ChainResult[R]:
-        """Send the first task of a chain; each sends the next."""
-        ...
-
-    def send_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
-        """Send all members of a group."""
-        ...
-
-    def send_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
-        """Send all members of a chord; the last one to end sends the callback."""
-        ...
-
-    async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]:
-        """Send one task."""
-        ...
-
-    async def asend_chain(self, chain: Chain[R], /) -> ChainResult[R]:
-        """Send the first task of a chain."""
-        ...
-
-    async def asend_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
-        """Send all members of a group."""
-        ...
-
-    async def asend_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
-        """Send all members of a chord."""
-        ...
+#: Workflows in workflows in workflows: so many at most.
+_DEEPEST = 64
 
 
-#: Finds the sender when something is sent, not when it is built.
-SenderOf = Callable[[], Sender]
+class _Joined:
+    """What stands left of a ``|`` and is no group: what is right of it comes after it."""
 
+    __slots__ = ()
 
-def _found(sender: SenderOf | None) -> Sender:
-    if sender is None:
-        raise SignatureError(
-            "Nothing here knows a server to send to: these signatures were made by hand. "
-            "Use server.send_task(), send_chain(), send_group() or send_chord()."
-        )
-    return sender()
+    @overload
+    def __or__(self, then: TypedSignature[R2] | Chain[R2] | Chord[R2]) -> Chain[R2]: ...
+    @overload
+    def __or__(self, then: Group[R2] | GroupChain[R2]) -> GroupChain[R2]: ...
+    def __or__(self, then: Piece[Any]) -> Any:
+        return series([self, then])
 
 
 @dataclass(slots=True, kw_only=True)
-class TypedSignature(Signature, Generic[R_co]):
+class TypedSignature(_Joined, Signature, Generic[R_co]):
     """
     A signature that knows what its task returns, and how to send itself.
 
@@ -102,23 +56,30 @@ class TypedSignature(Signature, Generic[R_co]):
     def options(
         self,
         *,
+        uuid: str | None = None,
         queue: str | None = None,
         eta: datetime | None = None,
         countdown: float | timedelta | None = None,
+        expires: datetime | float | timedelta | None = None,
         retry_count: int | None = None,
         retry_timeout: int | None = None,
         priority: int | None = None,
         immutable: bool | None = None,
         headers: Mapping[str, JSON] | None = None,
         ignore_when_task_not_registered: bool | None = None,
+        unique: str | None = None,
+        on_duplicate: Literal["join", "refuse", "replace"] | None = None,
     ) -> Self:
         """
         Return a copy with these options; what is ``None`` stays as it is.
 
         Args:
+            uuid: Its id; one that a state is kept under already is not sent again.
             queue: The list it goes to (RoutingKey).
             eta: Do not start before; must have a time zone.
             countdown: The same as seconds from now, or a ``timedelta``.
+            expires: Do not start from then on, but fail as expired: a time with a
+                time zone; or seconds, or a ``timedelta``, from when it is queued or due.
             retry_count: Runs allowed after the first one fails, ≥ 0.
             retry_timeout: Seconds the growing delays start above, ≥ 0.
             priority: 0-255; for Go's other brokers, without meaning on Redis.
@@ -127,18 +88,26 @@ class TypedSignature(Signature, Generic[R_co]):
             headers: Added to those it has.
             ignore_when_task_not_registered: A worker that does not know the
                 task drops it instead of putting it back.
+            unique: A key, 1 to 256 printable characters, that one task at a time may
+                have; "" = none after all. Only for a task that is sent by itself.
+            on_duplicate: What sending does while another has the key and has not
+                ended: "join" (as if not said) returns the other's result, "refuse"
+                raises `DuplicateTask`, "replace" cancels the other.
 
         Raises:
             SignatureError: An option is out of bounds, or contradicts another.
         """
         changes: dict[str, Any] = {
+            "uuid": options.task_id(uuid),
             "routing_key": queue,
             "eta_ns": options.eta_ns(eta, countdown),
             "retry_count": options.whole("retry_count", retry_count, None),
             "retry_timeout": options.whole("retry_timeout", retry_timeout, None),
             "priority": options.whole("priority", priority, 255),
             "immutable": immutable,
-            "headers": None if headers is None else {**(self.headers or {}), **headers},
+            "headers": options.headers(
+                self.headers, headers, expires=expires, unique=unique, on_duplicate=on_duplicate
+            ),
             "ignore_when_task_not_registered": ignore_when_task_not_registered,
         }
         return self.replace(**{name: v for name, v in changes.items() if v is not None})
@@ -153,43 +122,124 @@ class TypedSignature(Signature, Generic[R_co]):
 
     def send(self) -> AsyncResult[R_co]:
         """Send it; each call sends another task unless ``uuid`` is set."""
-        return _found(self.sender).send_task(self)
+        return found(self.sender).send_task(self)
 
     async def asend(self) -> AsyncResult[R_co]:
         """Do what `send` does, without blocking the event loop."""
-        return await _found(self.sender).asend_task(self)
-
-    def __or__(self, then: TypedSignature[R2]) -> Chain[R2]:
-        return Chain([self, then])
+        return await found(self.sender).asend_task(self)
 
 
-def _checked(signatures: Iterable[Any]) -> tuple[Signature, ...]:
-    found = tuple(signatures)
+#: What a workflow is put together of; `Signature` itself too where nothing is typed.
+Piece = Union[
+    TypedSignature[R_co],
+    "Chain[R_co]",
+    "GroupChain[R_co]",
+    "Group[R_co]",
+    "Chord[R_co]",
+]
+
+
+def _checked(pieces: Iterable[Any]) -> tuple[Any, ...]:
+    found = tuple(pieces)
     for one in found:
-        if not isinstance(one, Signature):
+        if not isinstance(one, _PIECES):
             raise SignatureError(
                 f"{one!r} is not a signature; for a task it is task.s(…), or task.partial(…) when "
-                "results are to be appended. Chains and groups do not nest."
+                "results are to be appended. Chains, groups and chords may stand there too."
             )
     return found
 
 
-def _sender_among(signatures: Iterable[Signature]) -> SenderOf | None:
-    return next((s.sender for s in signatures if isinstance(s, TypedSignature) and s.sender), None)
+def steps_of(piece: Any) -> tuple[Signature | Group[Any], ...]:
+    """Return what a piece is one after another: signatures, and groups."""
+    if isinstance(piece, Signature | Group):
+        return (piece,)
+    if isinstance(piece, Chord):
+        return (piece.group, piece.callback)
+    steps: tuple[Signature | Group[Any], ...] = piece.steps
+    return steps
 
 
-class Chain(Generic[R_co]):
+def series(pieces: Iterable[Any]) -> Chain[Any] | GroupChain[Any]:
+    """
+    Return the pieces one after another, chains among them joined.
+
+    Raises:
+        SignatureError: There are none, or one cannot stand in a workflow.
+    """
+    steps = tuple(step for piece in _checked(pieces) for step in steps_of(piece))
+    return GroupChain(steps) if steps and isinstance(steps[-1], Group) else Chain(steps)
+
+
+def _sender_among(steps: Iterable[Signature | Group[Any]]) -> SenderOf | None:
+    todo = list(steps)
+    for step in todo:  # grows meanwhile
+        if isinstance(step, Group):
+            todo += (inner for member in step.pieces for inner in steps_of(member))
+        elif isinstance(step, TypedSignature) and step.sender:
+            return step.sender
+    return None
+
+
+def _name_of(piece: Any) -> str:
+    return piece.name if isinstance(piece, Signature) else repr(piece)
+
+
+class _Series(_Joined):
+    """
+    Steps one after another.
+
+    Attributes:
+        steps: Signatures and groups; chains that were among them are joined in.
+    """
+
+    def __init__(self, pieces: Iterable[Any]) -> None:
+        self.steps: tuple[Signature | Group[Any], ...] = tuple(
+            step for piece in _checked(pieces) for step in steps_of(piece)
+        )
+        if not self.steps:
+            raise SignatureError("A chain needs at least one signature.")
+        if len(self.steps) > 1 and any(
+            isinstance(step, Group) and not step.pieces for step in self.steps
+        ):
+            raise SignatureError(
+                "A group in a chain needs at least one member; what follows it would never run."
+            )
+
+    def _sender(self) -> Sender:
+        return found(_sender_among(self.steps))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {' | '.join(map(_name_of, self.steps))}>"
+
+
+class Chain(_Series, Generic[R_co]):
     """
     Tasks one after another; each one's results are *appended* to the next one's arguments.
 
-    A member's own ``on_success`` is replaced by the next member, as in Machinery.
-    Its type parameter is what the last task returns.
+    A step may be a group: each of its members gets the results of the task
+    before it, and the task after it gets those of all members, in group order.
+    A step's own ``on_success`` is replaced by the next step, as in Machinery.
+    The type parameter is what the last task returns.
     """
 
-    def __init__(self, signatures: Iterable[Signature]) -> None:
-        self.signatures = _checked(signatures)
-        if not self.signatures:
-            raise SignatureError("A chain needs at least one signature.")
+    def __init__(self, pieces: Iterable[Any]) -> None:
+        super().__init__(pieces)
+        if isinstance(self.steps[-1], Group):
+            raise SignatureError(
+                "This chain ends with a group, so that it has several results; make it by "
+                "chain(…), by | or as GroupChain(…)."
+            )
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """
+        Return the tasks of a plain chain.
+
+        Raises:
+            SignatureError: A step is a group.
+        """
+        return _plain(self.steps, "chain")
 
     def linked(self) -> list[Signature]:
         """Return copies, each with the next one as its ``on_success``; empty ids stay empty."""
@@ -199,26 +249,82 @@ class Chain(Generic[R_co]):
         return links
 
     def send(self) -> ChainResult[R_co]:
-        """Send the first task; each one that succeeds sends the next."""
-        return _found(_sender_among(self.signatures)).send_chain(self)
+        """Send the first step; each one that succeeds sends the next."""
+        result: ChainResult[R_co] = self._sender().send_chain(self)
+        return result
 
     async def asend(self) -> ChainResult[R_co]:
         """Do what `send` does, without blocking the event loop."""
-        return await _found(_sender_among(self.signatures)).asend_chain(self)
+        result: ChainResult[R_co] = await self._sender().asend_chain(self)
+        return result
 
-    def __or__(self, then: TypedSignature[R2]) -> Chain[R2]:
-        return Chain([*self.signatures, then])
 
-    def __repr__(self) -> str:
-        return f"<Chain {' | '.join(s.name for s in self.signatures)}>"
+class GroupChain(_Series, Generic[R_co]):
+    """
+    Steps one after another, of which the last one is a group: it has as many results.
+
+    The type parameter is what each member of that group returns.
+    """
+
+    def __init__(self, pieces: Iterable[Any]) -> None:
+        super().__init__(pieces)
+        if not isinstance(self.steps[-1], Group):
+            raise SignatureError("This chain does not end with a group; make it by chain(…) or |.")
+
+    def send(self) -> GroupResult[R_co]:
+        """Send the first step; each one that succeeds sends the next."""
+        result: GroupResult[R_co] = self._sender().send_chain(self)
+        return result
+
+    async def asend(self) -> GroupResult[R_co]:
+        """Do what `send` does, without blocking the event loop."""
+        result: GroupResult[R_co] = await self._sender().asend_chain(self)
+        return result
+
+
+def _plain(pieces: Iterable[Any], what: str) -> tuple[Signature, ...]:
+    found = tuple(pieces)
+    for one in found:
+        if not isinstance(one, Signature):
+            raise SignatureError(f"Only tasks may stand in this {what}, not {one!r}.")
+    return found
 
 
 class Group(Generic[R_co]):
-    """Tasks side by side; their values come back in the order given here."""
+    """
+    Tasks side by side; their values come back in the order given here.
 
-    def __init__(self, signatures: Iterable[Signature], group_uuid: str = "") -> None:
-        self.signatures = _checked(signatures)
+    A member may be a workflow: a chain or a chord counts with its last task. A
+    group in a group, or at the end of a chain in it, is no list in the list:
+    each of its members is one of the outer group.
+
+    Attributes:
+        pieces: The members as they were given.
+        group_uuid: Its id; made when it is sent if empty.
+        depth: How deep groups are in each other here, from 1.
+    """
+
+    def __init__(self, pieces: Iterable[Any], group_uuid: str = "") -> None:
+        self.pieces = _checked(pieces)
         self.group_uuid = group_uuid
+        workflows = [piece for piece in self.pieces if not isinstance(piece, Signature)]
+        inner = [step for workflow in workflows for step in steps_of(workflow)]
+        groups = [step for step in inner if isinstance(step, Group)]
+        self.depth: int = 1 + max((group.depth for group in groups), default=0)
+        if self.depth > _DEEPEST:
+            raise SignatureError(f"Groups are in each other {self.depth} deep; at most {_DEEPEST}.")
+        if any(not group.pieces for group in groups):
+            raise SignatureError("A group in a group needs at least one member.")
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """
+        Return the members of a plain group.
+
+        Raises:
+            SignatureError: A member is a workflow.
+        """
+        return _plain(self.pieces, "group")
 
     def members(self, group_uuid: str, callback: Signature | None = None) -> list[Signature]:
         """Return copies with this group id, the group's size and this callback in each."""
@@ -231,25 +337,33 @@ class Group(Generic[R_co]):
 
     def send(self, send_concurrency: int = 0) -> GroupResult[R_co]:
         """Send all members; ``send_concurrency`` is Machinery's, see `Server.send_group`."""
-        sender = _found(_sender_among(self.signatures))
-        return sender.send_group(self, send_concurrency)
+        sender = found(_sender_among([self]))
+        result: GroupResult[R_co] = sender.send_group(self, send_concurrency)
+        return result
 
     async def asend(self, send_concurrency: int = 0) -> GroupResult[R_co]:
         """Do what `send` does, without blocking the event loop."""
-        sender = _found(_sender_among(self.signatures))
-        return await sender.asend_group(self, send_concurrency)
+        sender = found(_sender_among([self]))
+        result: GroupResult[R_co] = await sender.asend_group(self, send_concurrency)
+        return result
 
-    def __or__(self, callback: TypedSignature[R2]) -> Chord[R2]:
-        return Chord(self, callback)
+    @overload
+    def __or__(self, then: TypedSignature[R2]) -> Chord[R2]: ...
+    @overload
+    def __or__(self, then: Chain[R2] | Chord[R2]) -> Chain[R2]: ...
+    @overload
+    def __or__(self, then: Group[R2] | GroupChain[R2]) -> GroupChain[R2]: ...
+    def __or__(self, then: Piece[Any]) -> Any:
+        return Chord(self, then) if isinstance(then, Signature) else series([self, then])
 
     def __len__(self) -> int:
-        return len(self.signatures)
+        return len(self.pieces)
 
     def __repr__(self) -> str:
-        return f"<Group of {len(self.signatures)}>"
+        return f"<Group of {len(self.pieces)}>"
 
 
-class Chord(Generic[R_co]):
+class Chord(_Joined, Generic[R_co]):
     """
     A group, and one task after all of it: the callback gets all results, in group order.
 
@@ -259,21 +373,26 @@ class Chord(Generic[R_co]):
     """
 
     def __init__(self, group: Group[Any], callback: Signature) -> None:
-        if not group.signatures:
+        if not group.pieces:
             raise SignatureError("A chord needs at least one member; its callback would never run.")
         self.group = group
-        [self.callback] = _checked([callback])
+        [self.callback] = _plain(_checked([callback]), "chord's place for the callback")
 
     def send(self, send_concurrency: int = 0) -> ChordResult[R_co]:
         """Send all members; ``send_concurrency`` is Machinery's, see `Server.send_group`."""
-        return self._sender().send_chord(self, send_concurrency)
+        result: ChordResult[R_co] = self._sender().send_chord(self, send_concurrency)
+        return result
 
     async def asend(self, send_concurrency: int = 0) -> ChordResult[R_co]:
         """Do what `send` does, without blocking the event loop."""
-        return await self._sender().asend_chord(self, send_concurrency)
+        result: ChordResult[R_co] = await self._sender().asend_chord(self, send_concurrency)
+        return result
 
     def _sender(self) -> Sender:
-        return _found(_sender_among([*self.group.signatures, self.callback]))
+        return found(_sender_among([self.group, self.callback]))
 
     def __repr__(self) -> str:
         return f"<Chord of {len(self.group)} | {self.callback.name}>"
+
+
+_PIECES = (Signature, Chain, GroupChain, Group, Chord)

@@ -29,7 +29,9 @@ settings.load_profile("werk")
 #: Kinds of key that stay without a TTL by design (docs/redis.md): fence, dead letters, marks.
 PERMANENT = frozenset({"seq", "dlq", "periodic"})
 #: Kinds that hold work; empty, and so gone, once a test has finished what it started.
-WORK = frozenset({"queue", "delayed", "hop", "workers", "w", "redel", "parked", "chords"})
+WORK = frozenset(
+    {"queue", "delayed", "hop", "workers", "w", "redel", "parked", "chords", "canceled"}
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -21,29 +21,42 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Lowest first. "runtime.*" stands for every module of that room.
 LINES = [
-    "errors clock cpus keys logs embedded",
-    "gotypes signature retry redis_url wire_text cron",
-    "settings outcome hooks context options parameters wire_records wire_limits connection_errors",
-    "connection_link",
+    "errors clock cpus keys logs embedded health",
+    "gotypes signature retry redis_url wire_text cron queue_weights",
+    "settings outcome hooks options parameters lineage wire_records wire_limits connection_errors",
+    "connection_link expiry unique importing",
     "config_layers wire follow_up",
-    "config",
+    "config task_headers context",
+    "reloading",
+    "broker.moves",
     "broker.base broker.ticks backend.base connection",
     "connection_aio",
+    "result_task",
+    "result_course",
+    "result_group",
     "result",
+    "sender",
     "workflow",
+    "nesting",
     "builders",
     "timetable",
     "registry",
     "outgoing",
-    "scheduling",
+    "scheduling canceling unique_sending",
+    "workflow_sending",
     "lock",
     "backend.interest backend.redis_watch backend.redis_awatch backend.redis",
     "backend.eager backend.null",
-    "broker.redis_moves broker.redis_waker broker.redis broker.eager_store broker.eager",
+    (
+        "broker.redis_moves broker.redis_chords broker.redis_cancel broker.redis_parked "
+        "broker.redis_unique broker.redis_waker broker.redis "
+        "broker.eager_line broker.eager_store broker.eager_parked broker.eager_unique broker.eager"
+    ),
     "broker.redis_ticks broker.eager_ticks",
     "server",
     "runtime.*",
     "build",
+    "__main__",
 ]
 #: Above the table, in this order. The two services never import each other.
 ROOT_LINE, TASKS_LINE, SERVICE_LINE = len(LINES), len(LINES) + 1, len(LINES) + 2

@@ -233,6 +233,8 @@ with connect() as server:
     assert (add.s(1, 1) | add.partial(5, 5) | multiply.partial(4)).send().get(30) == 48
     assert chord(group(add.s(1, 1), add.s(5, 5)), multiply.partial()).send().get(30) == 20
     assert add.s(1, 2).options(countdown=0.2).send().get(30) == 3
+    for way in ("join", "replace"):
+        add.s(1, 2).options(unique="docs", on_duplicate=way).send().get(30)
     failing = fail.s("x").link_error(say.partial()).send()
     assert len(list(group(fail.s("y"), say.s("z")).send().as_completed(30))) == 2
     assert asyncio.run(from_a_loop()) == 0.01
@@ -264,7 +266,7 @@ def commands_of(*scripts: str) -> set[str]:
 def test_a_user_may_call_what_its_scripts_call() -> None:
     of_people = {"replay", "purge_dead"}
 
-    assert commands_of("enqueue") - allowed("caller") == set()
+    assert commands_of("enqueue", "enqueue_unique", "cancel", "switch") - allowed("caller") == set()
     assert commands_of(*{*SCRIPTS} - of_people) - allowed("worker") == set()
     assert commands_of(*of_people) - allowed("admin") == set()
 
@@ -372,7 +374,7 @@ def test_every_key_function_is_in_the_table_of_keys_with_its_type() -> None:
 
 
 def test_the_table_of_keys_shows_each_key_as_it_is_made() -> None:
-    arguments = {"queue": "Q", "worker_id": "<worker id>", "group_uuid": "<group>"}
+    arguments = {"queue": "Q", "worker_id": "<worker id>", "group_uuid": "<group>", "key": "KEY"}
     made = {}
     for name in key_functions():
         function = getattr(keys, name)
@@ -400,7 +402,8 @@ SCRIPT_NAMES = {
     "workers": "workers", "held": "held", "heir": "held", "seq": "sequence", "redel": "redelivered",
     "hop": "hop", "dlq": "dead", "dlq:ix": "dead_index", "chords": "chords", "parked": "parked",
     "delayed": "DELAYED_DEFAULT", "mutex": "CHORD_MUTEX", "done": "group_done",
-    "periodic": "periodic",
+    "periodic": "periodic", "off": "periodic_off", "unique": "unique", "holder": "",
+    "canceled": "canceled",
     "ready": "", "state": "", "failed": "", "meta": "",
 }  # fmt: skip
 
@@ -467,10 +470,11 @@ def test_every_term_has_its_row() -> None:
 
 #: The vocabulary of the code; whoever adds a word to it defines it.
 TERMS = {
-    "active", "attempt", "backend", "bury", "callback", "chain", "child", "chord", "claim", "dead",
-    "delayed", "delivery", "enqueue", "fence", "finish", "group", "heartbeat", "lease", "park",
-    "periodic", "pool", "promote", "queue", "read", "ready", "reap", "record", "release", "retry",
-    "roster", "signature", "slot", "stamp", "supervisor", "task", "wait", "worker",
+    "active", "attempt", "backend", "bury", "callback", "cancel", "chain", "child", "chord",
+    "claim", "dead", "delayed", "delivery", "enqueue", "fence", "finish", "group", "heartbeat",
+    "lease", "park", "periodic", "pool", "progress", "promote", "queue", "read", "ready", "reap",
+    "record", "release", "retry", "roster", "signature", "slot", "stamp", "supervisor", "task",
+    "wait", "worker",
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ Start a task: ``make new-task NAME=send_mail``.
 Writes a typed function at the end of machine/tasks.py and a test that runs it,
 tests/unit/tasks/test_send_mail.py. Both work at once and are there to be changed.
 """
-# ruff: noqa: INP001, T201 - a script: no package, it prints
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ Replaces the present name, which is ``[project] name`` of pyproject.toml, where
 it stands as a word. Names of Python and of variables are not touched: a word
 joined to more by an underscore is another word. Running it again changes nothing.
 """
-# ruff: noqa: INP001, S603, T201 - a script: no package, it asks git, it prints
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         *("-Q", "--queues"),
         dest="queues",
         metavar="A,B",
-        help="queues to consume, most urgent first",
+        help="queues to consume, most urgent first; or A=3,B=1 to share by weight",
     )
     made.add_argument(
         "-n", "--name", dest="worker_name", metavar="NAME", help="a name for the logs"
@@ -47,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _set_up_logs(config: Config) -> None:
+    logs.set_up(config.log_level, config.log_format, config.worker_name or socket.gethostname())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is told to stop; return the exit status."""
     given = vars(parser().parse_args(arguments))
@@ -54,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     flags = {name: value for name, value in given.items() if value is not None}
     try:
         config = Config.load(flags, path=path)
-        logs.set_up(config.log_level, config.log_format, config.worker_name or socket.gethostname())
+        _set_up_logs(config)
         for warning in config.warnings():
             logging.getLogger("machine.worker").warning("%s", warning)
-        return build.worker(config).launch()
+        return build.worker(config, on_change=_set_up_logs).launch()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return _BAD_SETTINGS

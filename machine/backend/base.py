@@ -13,6 +13,10 @@ from typing import Protocol
 
 from machine.signature import GroupMeta, TaskState
 
+#: Earlier attempts that a state tells of: as many as these bytes hold, or as these many.
+MOST_HISTORY_BYTES = 16_384
+MOST_ATTEMPTS = 20
+
 
 class Backend(Protocol):
     """States, values, groups. Errors as for the broker."""
@@ -27,7 +31,7 @@ class Backend(Protocol):
 
     def record(self, state: TaskState) -> None:
         """
-        Write a state with its TTL, keeping the stored creation time and name.
+        Write a state with its TTL, keeping the stored creation time, name and attempts.
 
         A stored final state is kept: the first one wins.
         """

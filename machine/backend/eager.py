@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 
 from machine import wire
+from machine.backend.base import MOST_ATTEMPTS, MOST_HISTORY_BYTES
 from machine.clock import Clock
 from machine.errors import ResultNotFound, ResultTimeout
 from machine.signature import GroupMeta, TaskState
@@ -28,6 +30,8 @@ EXPIRE_DEFAULT_S = 3600
 _STATE = b'{"TaskUUID":'
 _FINAL = (b'"State":"SUCCESS"', b'"State":"FAILURE"')
 _CREATED = b'"CreatedAt":"'
+_ATTEMPTS = re.compile(rb'"Attempts":\[(.*)\],"CreatedAt":"', re.DOTALL)
+_NEXT_ATTEMPT = b'},{"Attempt":'
 #: Expired entries are looked for when so many are kept, and again at each doubling.
 _SWEEP_FROM = 1024
 
@@ -64,7 +68,7 @@ class EagerBackend:
             return None
         return entry[0]
 
-    def put(self, key: str, encoded: bytes, *, due_ns: int = 0) -> None:
+    def put(self, key: str, encoded: bytes, *, due_ns: int = 0, attempt: bytes = b"") -> None:
         """
         Keep these bytes. Hold ``changed``.
 
@@ -72,13 +76,15 @@ class EagerBackend:
             key: A task's or a group's id.
             encoded: A whole document, or a state without its end
                 (`wire.encode_state_head`): that gets the creation time which
-                is stored, or else now.
+                is stored, or else now, and the attempts that are stored.
             due_ns: Unix ns before which its task will not start; a state that
                 is not final outlives that.
+            attempt: The record of a run to add to those that are stored
+                (`wire.encode_attempt`), or b"".
         """
         now_ns = self._clock.now_ns()
         final = is_final(encoded)
-        whole = _with_created_at(encoded, self.peek(key), now_ns)
+        whole = _with_created_at(encoded, self.peek(key), now_ns, attempt)
         expires_ns = now_ns + self._final_ns
         if is_state(whole) and not final:
             expires_ns = self._unfinished_until(max(now_ns, due_ns))
@@ -90,6 +96,10 @@ class EagerBackend:
             self.changed.notify_all()
             for tell in self._watchers:
                 tell()
+
+    def kept_until_ns(self, key: str) -> int:
+        """Return until when the bytes under this key are kept, Unix ns. Hold ``changed``."""
+        return self._kept[key][1]
 
     def touch(self, key: str) -> None:
         """Keep what was sent again at least as long as a new state. Hold ``changed``."""
@@ -247,12 +257,17 @@ def is_final(encoded: bytes) -> bool:
     return at >= 0 and encoded.startswith(_FINAL, at)
 
 
-def _with_created_at(encoded: bytes, kept: bytes | None, now_ns: int) -> bytes:
+def _with_created_at(encoded: bytes, kept: bytes | None, now_ns: int, attempt: bytes) -> bytes:
     if encoded.endswith(b"}"):
         return encoded
     at = kept.rfind(_CREATED) + len(_CREATED) if kept and _CREATED in kept else 0
     created = kept[at : kept.index(b'"', at)] if kept and at else wire.now_text(now_ns).encode()
-    return encoded + _CREATED + created + b'","TTL":0}'
+    before = _ATTEMPTS.search(kept) if kept else None
+    history = b",".join(part for part in (before[1] if before else b"", attempt) if part)
+    while len(history) > MOST_HISTORY_BYTES and _NEXT_ATTEMPT in history:  # the oldest go first
+        history = history[history.index(_NEXT_ATTEMPT) + 2 :]
+    shown = b'"Attempts":[' + history + b"]," if history else b""
+    return encoded + shown + _CREATED + created + b'","TTL":0}'
 
 
 def _merged(state: TaskState, kept: bytes | None, now_ns: int) -> bytes:
@@ -263,5 +278,6 @@ def _merged(state: TaskState, kept: bytes | None, now_ns: int) -> bytes:
         state,
         task_name=task_name or state.task_name,
         created_at=created_at or wire.now_text(now_ns),
+        attempts=[*(stored.attempts if stored else []), *state.attempts][-MOST_ATTEMPTS:],
     )
     return wire.encode_state(merged)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from machine import wire
+from machine.backend.base import MOST_ATTEMPTS
 from machine.backend.redis_watch import Watcher
 from machine.connection import Connections
 from machine.signature import GroupMeta, TaskState
@@ -49,7 +50,7 @@ class RedisBackend:
 
     def record(self, state: TaskState) -> None:
         """
-        Write a state with its TTL, keeping the stored creation time and name.
+        Write a state with its TTL, keeping the stored creation time, name and attempts.
 
         For states whose broker is elsewhere: last writer wins, except that a
         stored final state is kept.
@@ -60,6 +61,7 @@ class RedisBackend:
         if stored:
             state.created_at = stored.created_at or state.created_at
             state.task_name = state.task_name or stored.task_name
+            state.attempts = [*stored.attempts, *state.attempts][-MOST_ATTEMPTS:]
         state.created_at = state.created_at or wire.now_text(time.time_ns())
         self._set(state.task_uuid, wire.encode_state(state))
 

@@ -2,211 +2,77 @@
 The broker port: who gets which message, and for how long.
 
 Adapters (`redis`, `eager`) hold the queues; everything above them speaks in
-the values below. A *move* is one change of state of one claimed message. Each
-move shows the claim it belongs to, and a move of a claim that is no longer
-held changes nothing and answers `Verdict.FENCED`; so every call here may be
-sent twice.
+the values of `moves`, which this module shows too. A *move* is one change of
+state of one claimed message. Each move shows the claim it belongs to, and a
+move of a claim that is no longer held changes nothing and answers
+`Verdict.FENCED`; so every call here may be sent twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from machine.broker.moves import (
+    Canceled,
+    ChordShot,
+    Claim,
+    DeadLetter,
+    Enqueued,
+    Exchange,
+    Finish,
+    Member,
+    Message,
+    Move,
+    Park,
+    Release,
+    Retry,
+    Start,
+    Verdict,
+)
 
-class Message(NamedTuple):
+__all__ = [
+    "Admitted",
+    "Broker",
+    "Canceled",
+    "ChordShot",
+    "Claim",
+    "DeadLetter",
+    "Enqueued",
+    "Exchange",
+    "Finish",
+    "Member",
+    "Message",
+    "Move",
+    "Park",
+    "Reaped",
+    "Release",
+    "Retry",
+    "Roster",
+    "Start",
+    "UNPARK_MOST",
+    "UNPARK_WITHIN_S",
+    "Verdict",
+    "Waker",
+]
+
+#: What was put aside comes back within this, so `unpark` looks no further. Seconds.
+UNPARK_WITHIN_S = 61
+#: Most delayed messages that one `unpark` looks at.
+UNPARK_MOST = 10_000
+
+
+class Admitted(NamedTuple):
     """
-    A signature on its way into a queue.
+    What became of a unique message.
 
     Attributes:
-        uuid: Its state key.
-        queue: The list it goes to.
-        payload: The encoded signature; opaque from here on.
-        pending: Encoded PENDING state, or b"" when states are kept elsewhere.
-        due_ns: Unix nanoseconds before which it must not start; 0 = ready.
+        outcome: DUPLICATE also when another task has the key: nothing was added.
+        uuid: The task that has the key now; the message's own where it was refused.
     """
 
+    outcome: Enqueued
     uuid: str
-    queue: str
-    payload: bytes
-    pending: bytes
-    due_ns: int = 0
-
-
-class Enqueued(IntEnum):
-    """What became of a message that was sent."""
-
-    FULL = -2  # the queue is at its limit; nothing was written
-    BAD_KEY = -1  # the state key or the list holds something else; nothing was written
-    DUPLICATE = 0  # a state is kept under this id already; nothing was added
-    QUEUED = 1
-
-
-class Claim(NamedTuple):
-    """
-    One delivery of one message to one worker.
-
-    Attributes:
-        id: ``<fence>.<nonce>``; never given out twice.
-        worker_id: The incarnation that holds it.
-        queue: The list it was taken from.
-        payload: The message's bytes, as they were in the list.
-        crash_count: How many workers died holding these bytes.
-    """
-
-    id: str
-    worker_id: str
-    queue: str
-    payload: bytes
-    crash_count: int = 0
-
-    @property
-    def fence(self) -> int:
-        """Return the claim's number; grows with every claim of its queue."""
-        return int(self.id.partition(".")[0])
-
-
-class DeadLetter(NamedTuple):
-    """A message that will not be tried again by itself, and why. Times are Unix ms."""
-
-    id: str
-    reason: str
-    payload: bytes
-    crash_count: int
-    worker_id: str
-    buried_ms: int
-
-
-class Member(NamedTuple):
-    """
-    A finished member of a chord.
-
-    Attributes:
-        home: Queue whose keys count the members that ended: the same for all of them.
-        group_uuid: The group.
-        uuid: The member's own id.
-        size: Members of the group; the chord arms when so many have ended. 0 arms it
-            each time: some may end on Go workers, who keep no count.
-        callback: Encoded callback signature, kept until the chord fires.
-        armed_in: Queue whose keys hold the armed chord: one that this worker consumes,
-            so that somebody looks there if it dies; "" = ``home``.
-    """
-
-    home: str
-    group_uuid: str
-    uuid: str
-    size: int
-    callback: bytes
-    armed_in: str = ""
-
-
-class ChordShot(NamedTuple):
-    """
-    What firing a chord does, in one step.
-
-    Attributes:
-        home: Queue whose keys hold the chord.
-        group_uuid: The group.
-        messages: To queue: the callback, or what its failure calls for.
-        failed: (uuid, encoded FAILURE state) to record where the callback will
-            never run, if no state is there; ``None`` when it runs.
-        meta: Encoded GroupMeta with ChordTriggered, or b"" when the meta is gone.
-        shared: Whether Go workers may trigger this chord too. Then ChordTriggered in
-            the stored meta decides who fires it, and nobody does while a Go worker
-            holds Machinery's lock for chords.
-    """
-
-    home: str
-    group_uuid: str
-    messages: Sequence[Message]
-    failed: tuple[str, bytes] | None
-    meta: bytes
-    shared: bool = False
-
-
-@dataclass(slots=True, kw_only=True)
-class Start:
-    """Show STARTED for a task that is still running; the claim stays held."""
-
-    claim: Claim
-    state_key: str
-    state: bytes
-
-
-@dataclass(slots=True, kw_only=True)
-class Finish:
-    """
-    End a claim: final state, follow-ups, chord member and dead letter in one step.
-
-    ``state`` is the encoded final state *without* its creation time
-    (`wire.encode_state_head`): the adapter keeps the one that is stored.
-    ``state_key`` "" writes no state. ``letter`` buries the message (encoded
-    envelope, and its id) beside whatever else happens.
-    """
-
-    claim: Claim
-    state_key: str = ""
-    state: bytes = b""
-    follow_ups: Sequence[Message] = ()
-    member: Member | None = None
-    letter: tuple[str, bytes] | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Retry:
-    """End a claim by putting its re-encoded message back, due at ``due_ns`` (0 = now)."""
-
-    claim: Claim
-    state_key: str
-    state: bytes
-    payload: bytes
-    queue: str
-    due_ns: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Release:
-    """Give a claim back to the head of its queue, unchanged and uncounted."""
-
-    claim: Claim
-
-
-@dataclass(slots=True, kw_only=True)
-class Park:
-    """Put a message of an unknown task aside, unchanged, for 1 s, 2 s, 4 s … 60 s."""
-
-    claim: Claim
-
-
-Move = Start | Finish | Retry | Release | Park
-
-
-class Verdict(IntEnum):
-    """What became of a move."""
-
-    BAD_KEY = -1  # the state key holds something that is not a state; the claim is still held
-    FENCED = 0  # the claim is not ours any more; nothing was changed
-    DONE = 1
-    ARMED = 2  # done, and this was the last member: the chord is ready to fire
-
-
-@dataclass(slots=True)
-class Exchange:
-    """
-    The answer to `exchange`.
-
-    Attributes:
-        verdicts: One for each move, in order.
-        claims: What was taken, oldest first.
-        held: For each queue, how many claims the server says the worker held
-            before taking these; ``None`` when it is not registered any more.
-    """
-
-    verdicts: list[Verdict] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
-    held: dict[str, int | None] = field(default_factory=dict)
 
 
 class Reaped(NamedTuple):
@@ -265,6 +131,48 @@ class Broker(Protocol):
         """Do what `enqueue` does, without blocking the event loop."""
         ...
 
+    def enqueue_unique(self, message: Message, key: str, *, replace: bool = False) -> Admitted:
+        """
+        Queue a message unless a task with this key is there: one whose state is kept and not final.
+
+        One step, and idempotent per uuid; only where states are kept here.
+
+        Args:
+            message: Its id is what has the key then.
+            key: 1 to 256 printable characters; one namespace for each default queue.
+            replace: Cancel the task that is there, and queue this one in the same step.
+        """
+        ...
+
+    async def aenqueue_unique(
+        self, message: Message, key: str, *, replace: bool = False
+    ) -> Admitted:
+        """Do what `enqueue_unique` does, without blocking the event loop."""
+        ...
+
+    def cancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """
+        Let tasks end as canceled: FAILURE at once, and a mark that workers look at.
+
+        Each is one step by itself; all travel in one round trip. A mark outlives
+        restarts and is gone when the task's message has ended; where states are kept
+        elsewhere it stays a week, and a task that ends before its worker looks still
+        sends what follows its success.
+
+        Args:
+            uuids: Ids with a state.
+            ahead: Ids of tasks that others are to send later. They are canceled
+                where no state is kept yet, too, and then will never be queued.
+
+        Returns:
+            One for each of ``uuids``, then one for each of ``ahead``.
+        """
+        ...
+
+    async def acancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Do what `cancel` does, without blocking the event loop."""
+        ...
+
     # -- workers ---------------------------------------------------------------------------
     def register(self, worker_id: str, queues: Sequence[str]) -> None:
         """Give a worker its lease on each queue; claims need one."""
@@ -286,12 +194,32 @@ class Broker(Protocol):
         """
         ...
 
+    def canceled(self, uuids: Sequence[str]) -> set[str]:
+        """Return those of these tasks that are marked as canceled."""
+        ...
+
     def waker(self, queues: Sequence[str]) -> Waker:
         """Return a new waker for these queues, on connections of its own."""
         ...
 
     def held(self, queue: str, worker_id: str) -> list[Claim]:
         """Return all claims the server says this worker holds, in fence order."""
+        ...
+
+    def unpark(self, queue: str, knows: Callable[[str], bool]) -> int:
+        """
+        Make due what was put aside on a queue (`Park`) because no worker knew its task.
+
+        At most 10,000 delayed messages are looked at, those that are due first; the
+        others come back at their time.
+
+        Args:
+            queue: Where they were put aside, and where they go.
+            knows: Says of a task's name whether it is known now.
+
+        Returns:
+            How many are due now, their counts forgotten.
+        """
         ...
 
     # -- supervisors -----------------------------------------------------------------------
@@ -325,20 +253,29 @@ class Broker(Protocol):
         """
         ...
 
-    def armed(self, queue: str, most: int) -> list[tuple[str, bytes]]:
-        """Return (group uuid, callback bytes) of up to ``most`` chords that have not fired."""
+    def armed(self, queue: str, cursor: int, most: int) -> tuple[int, list[tuple[str, bytes]]]:
+        """
+        Return some chords that have not fired: (group uuid, callback bytes) of about ``most``.
+
+        Args:
+            queue: Whose keys hold them.
+            cursor: 0 begins; what the last call returned goes on.
+            most: Roughly how many.
+
+        Returns:
+            The cursor to go on with, 0 after the last ones; and the chords, some
+            perhaps twice.
+        """
         ...
 
-    def ended_count(self, home: str, group_uuid: str) -> int:
-        """Return how many members of a chord have ended on our workers."""
-        ...
+    def fire_chord(self, shot: ChordShot) -> Verdict:
+        """
+        Fire an armed chord; exactly one call for each chord does it.
 
-    def disarm(self, home: str, group_uuid: str, ended: int) -> None:
-        """Take a chord back that is not complete, unless more than ``ended`` members have ended."""
-        ...
-
-    def fire_chord(self, shot: ChordShot) -> bool:
-        """Fire an armed chord; exactly one call for each chord does it and returns true."""
+        Returns:
+            DONE when this call fired it, ARMED when that armed a chord of
+            ``shot.members`` too, FENCED when it was fired before or cannot be now.
+        """
         ...
 
     # -- people ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from itertools import islice
 from machine import keys, wire
 from machine.backend.eager import EXPIRE_DEFAULT_S, EagerBackend
 from machine.broker.base import (
+    Canceled,
     ChordShot,
     Claim,
     DeadLetter,
@@ -29,7 +30,10 @@ from machine.broker.base import (
     Roster,
     Verdict,
 )
-from machine.broker.eager_store import EagerStore, Rules
+from machine.broker.eager_line import Rules
+from machine.broker.eager_parked import EagerParked
+from machine.broker.eager_store import EagerStore
+from machine.broker.eager_unique import EagerUnique
 from machine.clock import Clock
 
 
@@ -82,7 +86,7 @@ class EagerWaker:
             self._writer.send(b"!")
 
 
-class EagerBroker:
+class EagerBroker(EagerUnique, EagerParked):
     """
     A `Broker` in memory; safe from any number of threads.
 
@@ -115,6 +119,7 @@ class EagerBroker:
         # The backend's own lock: a move and its state must be seen together.
         self._lock = backend.changed if backend else threading.Condition(threading.RLock())
         self._listening: set[EagerWaker] = set()
+        self.holders: dict[str, str] = {}
         self.store = EagerStore(
             clock=clock,
             rules=Rules(
@@ -145,6 +150,21 @@ class EagerBroker:
         """Do what `enqueue` does; nothing here waits."""
         return self.enqueue(messages)
 
+    def cancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Let tasks end as canceled; see `Broker.cancel`."""
+        with self._lock:
+            here = [self.store.cancel(uuid) for uuid in uuids]
+            return here + [self.store.cancel(uuid, ahead=True) for uuid in ahead]
+
+    async def acancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Do what `cancel` does; nothing here waits."""
+        return self.cancel(uuids, ahead=ahead)
+
+    def canceled(self, uuids: Sequence[str]) -> set[str]:
+        """Return those of these tasks that are marked as canceled."""
+        with self._lock:
+            return {uuid for uuid in uuids if uuid in self.store.marks}
+
     # -- workers ---------------------------------------------------------------------------
     def register(self, worker_id: str, queues: Sequence[str]) -> None:
         """Give a worker its lease on each queue; claims need one."""
@@ -171,6 +191,7 @@ class EagerBroker:
                 left = max(0, want - len(answer.claims))
                 answer.held[queue], taken = self.store.claim(queue, worker_id, left)
                 answer.claims += taken
+            answer.marks = self.store.forget_marks()
         return answer
 
     def _carry_out(self, moves: Sequence[Move]) -> list[Verdict]:
@@ -214,24 +235,15 @@ class EagerBroker:
         with self._lock:
             return self.store.promote(most)
 
-    def armed(self, queue: str, most: int) -> list[tuple[str, bytes]]:
-        """Return (group uuid, callback bytes) of up to ``most`` chords that have not fired."""
+    def armed(self, queue: str, cursor: int, most: int) -> tuple[int, list[tuple[str, bytes]]]:
+        """Return some chords that have not fired; the cursor is how many came before."""
         with self._lock:
-            return list(islice(self.store.line(queue).armed.items(), most))
+            chords = list(self.store.line(queue).armed.items())
+        after = cursor + most
+        return (after if after < len(chords) else 0), chords[cursor:after]
 
-    def ended_count(self, home: str, group_uuid: str) -> int:
-        """Return how many members of a chord have ended."""
-        with self._lock:
-            return len(self.store.line(home).ended.get(group_uuid, (set(), 0))[0])
-
-    def disarm(self, home: str, group_uuid: str, ended: int) -> None:
-        """Take a chord back that is not complete, unless more than ``ended`` members have ended."""
-        with self._lock:
-            if self.ended_count(home, group_uuid) == ended:
-                self.store.line(home).armed.pop(group_uuid, None)
-
-    def fire_chord(self, shot: ChordShot) -> bool:
-        """Fire an armed chord; exactly one call for each chord does it and returns true."""
+    def fire_chord(self, shot: ChordShot) -> Verdict:
+        """Fire an armed chord; exactly one call for each chord does it."""
         with self._lock:
             return self.store.fire(shot)
 

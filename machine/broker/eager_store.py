@@ -8,16 +8,14 @@ and wakes whoever waits.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import count, islice
 
 from machine import wire
 from machine.backend.eager import EXPIRE_DEFAULT_S, UNFINISHED_S, EagerBackend, is_final, is_state
 from machine.broker.base import (
+    Canceled,
     ChordShot,
     Claim,
     Enqueued,
@@ -31,9 +29,12 @@ from machine.broker.base import (
     Start,
     Verdict,
 )
+from machine.broker.eager_line import Line, Rules, digest_of
 from machine.clock import Clock
 from machine.errors import WireError
+from machine.outcome import CANCELED
 from machine.retry import backoff_s
+from machine.signature import State, TaskState
 
 #: Most claims one `reap` takes.
 REAP_MOST = 200
@@ -42,66 +43,8 @@ PARK_FIRST_S, PARK_MOST_S = 1.0, 60.0
 
 _MS = 1_000_000
 _S = 1_000_000_000
-
-
-@dataclass(slots=True)
-class Line:
-    """
-    One queue and all that belongs to it.
-
-    Attributes:
-        ready: Messages, next first.
-        stamps: Worker id -> lease deadline in Unix ms.
-        held: Worker id -> claim id -> message. An entry *is* the ownership.
-        fence: The last number given out.
-        crashes: Digest of a message -> how many workers died holding it.
-        parked: Digest of a message of an unknown task -> how often it was put aside.
-        dead: Letter id -> (Unix ms when it was buried, envelope), oldest first.
-        armed: Group -> callback of a chord that has not fired.
-        ended: Group -> (ids of its ended members, Unix ns when this is forgotten).
-    """
-
-    ready: deque[bytes] = field(default_factory=deque)
-    stamps: dict[str, int] = field(default_factory=dict)
-    held: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    fence: int = 0
-    crashes: dict[str, int] = field(default_factory=dict)
-    parked: dict[str, int] = field(default_factory=dict)
-    dead: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    armed: dict[str, bytes] = field(default_factory=dict)
-    ended: dict[str, tuple[set[str], int]] = field(default_factory=dict)
-
-    def let_go(self, claim: Claim) -> bytes:
-        """Take the message out of its holder's hands and return it."""
-        mine = self.held[claim.worker_id]
-        payload = mine.pop(claim.id)
-        if not mine:
-            del self.held[claim.worker_id]
-        return payload
-
-    def forgive(self, payload: bytes) -> None:
-        """Forget what was counted for these bytes: they have come to an end."""
-        digest = digest_of(payload)
-        self.crashes.pop(digest, None)
-        self.parked.pop(digest, None)
-
-
-def digest_of(payload: bytes) -> str:
-    """Return the name under which counts for these bytes are kept."""
-    return hashlib.sha1(payload, usedforsecurity=False).hexdigest()
-
-
-@dataclass(slots=True, kw_only=True)
-class Rules:
-    """The limits a store goes by; see `EagerBroker` for each."""
-
-    default_queue: str
-    delayed_key: str
-    max_queue_length: int
-    max_deliveries: int
-    lease_s: float
-    results_expire_s: int
-    ignore_eta: bool
+#: How the fields of a canceled task's state begin.
+_CANCELED = b'"State":"FAILURE","Results":null,"Error":"canceled'
 
 
 class EagerStore:
@@ -125,6 +68,8 @@ class EagerStore:
     ) -> None:
         self.lines: dict[str, Line] = {}
         self.delayed: dict[bytes, int] = {}
+        #: Canceled task -> Unix ns until which its mark is kept.
+        self.marks: dict[str, int] = {}
         self._clock = clock
         self._rules = rules
         #: How long the members of a group that ended are remembered.
@@ -136,6 +81,11 @@ class EagerStore:
     def line(self, queue: str) -> Line:
         """Return the queue's line; a new one where there is none."""
         return self.lines.setdefault(queue, Line())
+
+    @property
+    def rules(self) -> Rules:
+        """Return the limits it goes by."""
+        return self._rules
 
     def now_ms(self) -> int:
         """Return Unix milliseconds."""
@@ -259,8 +209,10 @@ class EagerStore:
                     self._write(move.state_key, move.state)
             case Finish():
                 return self._finish(line, move)
+            case Retry() if move.state_key in self.marks:
+                return Verdict.CANCELED
             case Retry():
-                self._write(move.state_key, move.state, move.due_ns)
+                self._write(move.state_key, move.state, move.due_ns, move.attempt)
                 line.forgive(line.let_go(claim))
                 self._place(move.queue, move.payload, move.due_ns)
             case Release():
@@ -274,29 +226,86 @@ class EagerStore:
                 self.delayed[payload] = self._clock.now_ns() + int(delay_s * _S)
         return Verdict.DONE
 
-    def fire(self, shot: ChordShot) -> bool:
+    def fire(self, shot: ChordShot) -> Verdict:
         """Fire an armed chord, once."""
         if self.line(shot.home).armed.pop(shot.group_uuid, None) is None:
-            return False
+            return Verdict.FENCED
         for message in shot.messages:
             self._follow(message)
-        if self._backend:
-            if shot.failed and not self._kind(shot.failed[0]):
-                self._write(*shot.failed)
-            if shot.meta and self._kind(shot.group_uuid) == "string":
-                self._backend.put(shot.group_uuid, shot.meta)
-        return True
+        if self._backend and shot.meta and self._kind(shot.group_uuid) == "string":
+            self._backend.put(shot.group_uuid, shot.meta)
+        return Verdict.ARMED if self._let_fall(shot.fallen, shot.members) else Verdict.DONE
 
     def _finish(self, line: Line, move: Finish) -> Verdict:
-        self._write(move.state_key, move.state)
+        canceled = move.state_key in self.marks
+        if canceled and not _is_canceled(move.state):
+            return Verdict.CANCELED
+        if not (canceled and self._state(move.state_key)):
+            self._write(move.state_key, move.state)
+        self.marks.pop(move.state_key, None)
         for message in move.follow_ups:
             self._follow(message)
-        armed = move.member is not None and self._end_member(move.member)
+        armed = self._let_fall(move.fallen, move.members)
         if move.letter is not None:
             one, envelope = move.letter
             line.dead[one] = (self.now_ms(), envelope)
         line.forgive(line.let_go(move.claim))
         return Verdict.ARMED if armed else Verdict.DONE
+
+    def _let_fall(self, fallen: Sequence[tuple[str, bytes]], members: Sequence[Member]) -> bool:
+        """Record what will never run, count members; say whether a chord is armed by them."""
+        for uuid, state in fallen:
+            if not self._kind(uuid):
+                self._write(uuid, state)
+        armed = False
+        for member in members:
+            armed = self._end_member(member) or armed
+        return armed
+
+    # -- canceling -------------------------------------------------------------------------
+    def cancel(self, uuid: str, *, error: str = CANCELED, ahead: bool = False) -> Canceled:
+        """
+        Let a task end as canceled.
+
+        Args:
+            uuid: Its id.
+            error: "canceled", and perhaps more behind it.
+            ahead: Whether it may have no state yet.
+        """
+        self.forget_marks()
+        if self._backend is None:
+            self._mark(uuid)
+            return Canceled.DONE
+        if self._kind(uuid) not in ("", "state"):
+            return Canceled.BAD_KEY
+        kept = self._state(uuid)
+        if kept is None:
+            if ahead:
+                self._write(uuid, wire.encode_state_head(_canceled(uuid, "", error)))
+            return Canceled.DONE if ahead else Canceled.UNKNOWN
+        if is_final(kept):
+            return Canceled.DONE if _is_canceled(kept) else Canceled.ENDED
+        name = wire.decode_state(kept).task_name
+        # A delayed task's message comes later than any result is kept: the mark waits for it.
+        kept_until_ns = self._backend.kept_until_ns(uuid)
+        self._write(uuid, wire.encode_state_head(_canceled(uuid, name, error)))
+        self._mark(uuid, kept_until_ns)
+        return Canceled.DONE
+
+    def is_open(self, uuid: str) -> bool:
+        """Say whether a state is kept under this id and not final."""
+        kept = self._state(uuid)
+        return kept is not None and is_state(kept) and not is_final(kept)
+
+    def _mark(self, uuid: str, at_least_ns: int = 0) -> None:
+        self.marks[uuid] = max(self._clock.now_ns() + 7 * self._ended_ns, at_least_ns)
+
+    def forget_marks(self) -> int:
+        """Forget the marks whose time is over; return how many are left."""
+        if self.marks:
+            now_ns = self._clock.now_ns()
+            self.marks = {uuid: until for uuid, until in self.marks.items() if until > now_ns}
+        return len(self.marks)
 
     def _end_member(self, member: Member) -> bool:
         home = self.line(member.home)
@@ -306,7 +315,7 @@ class EagerStore:
         is_new = member.uuid not in ended
         ended.add(member.uuid)
         home.ended[member.group_uuid] = (ended, now_ns + self._ended_ns)
-        if member.size == 0 or (is_new and len(ended) == member.size):
+        if is_new and member.size in (0, len(ended)):
             self.line(member.armed_in or member.home).armed[member.group_uuid] = member.callback
             return True
         return False
@@ -350,9 +359,9 @@ class EagerStore:
         )
         self.line(self._rules.default_queue).dead[digest_of(payload)] = (now_ms, envelope)
 
-    def _write(self, key: str, encoded: bytes, due_ns: int = 0) -> None:
+    def _write(self, key: str, encoded: bytes, due_ns: int = 0, attempt: bytes = b"") -> None:
         if self._backend and key and encoded:
-            self._backend.put(key, encoded, due_ns=due_ns)
+            self._backend.put(key, encoded, due_ns=due_ns, attempt=attempt)
 
     def _state(self, key: str) -> bytes | None:
         return self._backend.peek(key) if self._backend and key else None
@@ -371,3 +380,13 @@ class EagerStore:
         if kept is None:
             return ""
         return "state" if is_state(kept) else "string"
+
+
+def _is_canceled(encoded: bytes) -> bool:
+    """Say whether this is the state of a canceled task, whatever else its values say."""
+    at = encoded.find(b'"State":"')
+    return at >= 0 and encoded.startswith(_CANCELED, at)
+
+
+def _canceled(uuid: str, name: str, error: str) -> TaskState:
+    return TaskState(task_uuid=uuid, state=State.FAILURE, task_name=name, error=error)

@@ -18,6 +18,7 @@ from typing import Any
 
 from machine import keys, wire
 from machine.broker.base import (
+    Canceled,
     ChordShot,
     Claim,
     DeadLetter,
@@ -27,7 +28,10 @@ from machine.broker.base import (
     Move,
     Reaped,
     Roster,
+    Verdict,
 )
+from machine.broker.redis_cancel import cancel_codes, cancel_commands
+from machine.broker.redis_chords import shot_command
 from machine.broker.redis_moves import (
     MOST_MOVES,
     Terms,
@@ -36,6 +40,8 @@ from machine.broker.redis_moves import (
     read_claims,
     read_verdicts,
 )
+from machine.broker.redis_parked import RedisParked
+from machine.broker.redis_unique import RedisUnique
 from machine.broker.redis_waker import RedisWaker
 from machine.connection import Command, Connections, loads, script
 from machine.errors import BrokerRefused, WireError
@@ -47,7 +53,7 @@ _REAP_BATCH = 200
 _CODES = {int(code): code for code in Enqueued}
 
 
-class RedisBroker:
+class RedisBroker(RedisUnique, RedisParked):
     """
     Queues on one Redis or Valkey server. See `Broker` for each method's contract.
 
@@ -83,6 +89,7 @@ class RedisBroker:
         self._connections = connections
         self._default_queue = default_queue
         self._delayed_key = delayed_key
+        self._canceled_key = keys.canceled(default_queue)
         self._kept_s = results_expire_s
         self._pending_s = max(results_expire_s, _PENDING_AT_LEAST_S)
         self._max_queue_length = max_queue_length
@@ -118,6 +125,27 @@ class RedisBroker:
     def _codes(answers: list[list[int]]) -> list[Enqueued]:
         return [_CODES[code] for answer in answers for code in answer]
 
+    def cancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Let tasks end as canceled; see `Broker.cancel`."""
+        return cancel_codes(self._execute(self._cancel_commands(uuids, ahead)))
+
+    async def acancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Do what `cancel` does, without blocking the event loop."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        commands = self._cancel_commands(uuids, ahead)
+        return cancel_codes(await links_of(self._connections).execute(commands))
+
+    def _cancel_commands(self, uuids: Sequence[str], ahead: Sequence[str]) -> list[Command]:
+        return cancel_commands(uuids, ahead, self._terms(), keeps_states=self.keeps_states)
+
+    def canceled(self, uuids: Sequence[str]) -> set[str]:
+        """Return those of these tasks that are marked as canceled."""
+        if not uuids:
+            return set()
+        marks = self._execute([("ZMSCORE", self._canceled_key, *uuids)])[0]
+        return {uuid for uuid, mark in zip(uuids, marks, strict=True) if mark is not None}
+
     # -- workers ---------------------------------------------------------------------------
     def register(self, worker_id: str, queues: Sequence[str]) -> None:
         """Give a worker its lease on each queue."""
@@ -142,6 +170,7 @@ class RedisBroker:
         nonce = f"{self._nonce}{next(self._calls):x}"
         if queues:
             names = [name for queue in queues for name in self._claim_keys(queue, worker_id)]
+            names.append(self._canceled_key)
             args = [worker_id, self._lease_ms, want, nonce]
             commands.append(script("claim").call(names, args))
         # Not repeated here: a claim sent twice takes twice, and the caller's resync wants to know.
@@ -168,6 +197,7 @@ class RedisBroker:
             kept_s=self._kept_s,
             pending_s=self._pending_s,
             created=f'"CreatedAt":"{wire.now_text(time.time_ns())}"',
+            canceled_key=self._canceled_key,
         )
 
     def waker(self, queues: Sequence[str]) -> RedisWaker:
@@ -251,38 +281,20 @@ class RedisBroker:
         codes: list[int] = self._execute([script("promote").call(names, args)])[0]
         return codes
 
-    def armed(self, queue: str, most: int) -> list[tuple[str, bytes]]:
-        """Return chords that have not fired; may give fewer, or a few more, than ``most``."""
-        _, flat = self._execute([("HSCAN", keys.chords(queue), 0, "COUNT", most)])[0]
-        return [
-            (group.decode(), callback)
-            for group, callback in zip(flat[::2], flat[1::2], strict=True)
-        ]
+    def armed(self, queue: str, cursor: int, most: int) -> tuple[int, list[tuple[str, bytes]]]:
+        """Return some chords that have not fired, and where to go on; see `Broker.armed`."""
+        after, flat = self._execute([("HSCAN", keys.chords(queue), cursor, "COUNT", most)])[0]
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return int(after), [(group.decode(), callback) for group, callback in pairs]
 
-    def ended_count(self, home: str, group_uuid: str) -> int:
-        """Return how many members of a chord have ended on our workers."""
-        return int(self._execute([("SCARD", keys.group_done(home, group_uuid))])[0])
-
-    def disarm(self, home: str, group_uuid: str, ended: int) -> None:
-        """Take a chord back that is not complete, unless more than ``ended`` members have ended."""
-        names = [keys.chords(home), keys.group_done(home, group_uuid)]
-        self._execute([script("disarm").call(names, [group_uuid, ended])])
-
-    def fire_chord(self, shot: ChordShot) -> bool:
-        """Fire an armed chord; exactly one call for each chord does it and returns true."""
-        failed_key, failed = shot.failed or (shot.group_uuid, b"")
-        chords = keys.chords(shot.home)
-        mutex = keys.CHORD_MUTEX if shot.shared else chords
-        names = [chords, shot.group_uuid, failed_key, self._delayed_key, mutex]
-        limits = [self._kept_s, self._pending_s]
-        args = [shot.group_uuid, *limits, shot.meta, failed, int(shot.shared)]
-        message_keys, words = message_words(shot.messages)
-        command = script("fire_chord").call(names + message_keys, args + words)
+    def fire_chord(self, shot: ChordShot) -> Verdict:
+        """Fire an armed chord; exactly one call for each chord does it."""
+        command = shot_command(shot, self._terms())
         code: int = self._execute([command])[0]
         if code == -1:
             queues = ", ".join(sorted({message.queue for message in shot.messages}))
             raise BrokerRefused(f"One of these queues is a key of another kind: {queues}.")
-        return code == 1
+        return Verdict(max(code, 0))
 
     # -- people ----------------------------------------------------------------------------
     def pending(self, queue: str, most: int = -1) -> list[bytes]:

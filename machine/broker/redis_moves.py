@@ -17,6 +17,7 @@ from machine.broker.base import (
     Claim,
     Exchange,
     Finish,
+    Member,
     Message,
     Move,
     Park,
@@ -41,12 +42,14 @@ class Terms:
         kept_s: Seconds a final state lives.
         pending_s: Seconds a state that is not final lives.
         created: ``"CreatedAt":"…"`` for a state whose first form is gone.
+        canceled_key: The set of canceled tasks' marks.
     """
 
     delayed_key: str
     kept_s: int
     pending_s: int
     created: str
+    canceled_key: str
 
 
 @dataclass(slots=True)
@@ -97,7 +100,8 @@ def read_claims(
     reply: list[Any], worker_id: str, queues: Sequence[str], nonce: str, exchange: Exchange
 ) -> None:
     """Add what ``claim.lua`` returned to the exchange."""
-    for queue, (held, fence, payloads, counts) in zip(queues, reply[1:], strict=True):
+    exchange.marks = reply[1]
+    for queue, (held, fence, payloads, counts) in zip(queues, reply[2:], strict=True):
         exchange.held[queue] = None if held < 0 else held
         first = int(fence) + 1
         exchange.claims += [
@@ -120,41 +124,68 @@ def _finishes(moves: Sequence[Finish], queue: str, held: str, terms: Terms) -> C
         keys.dead(queue),
         keys.dead_index(queue),
         terms.delayed_key,
+        terms.canceled_key,
         *[m.state_key or held for m in moves],
     ]
     args: list[Any] = [len(moves), terms.kept_s, terms.created, terms.pending_s]
     args += [m.claim.id for m in moves]
     args += [m.state if m.state_key else b"" for m in moves]
     for number, move in enumerate(moves, start=1):
-        if move.follow_ups or move.member or move.letter:
+        if move.follow_ups or move.members or move.fallen or move.letter:
             _extras(number, move, names, args)
     return script("finish").call(names, args)
 
 
 def _extras(number: int, move: Finish, names: list[Any], args: list[Any]) -> None:
-    for message in move.follow_ups:
-        message_keys, words = message_words([message])
-        names += message_keys
-        args += ("F", number, *words)
-    if move.member:
-        member = move.member
-        names += (
-            keys.group_done(member.home, member.group_uuid),
-            keys.chords(member.armed_in or member.home),
-            member.group_uuid,
-        )
-        args += ("M", number, member.group_uuid, member.uuid, member.size, member.callback)
+    extras = [
+        *follow_up_extras(move.follow_ups),
+        *fallen_extras(move.fallen),
+        *member_extras(move.members),
+    ]
+    for kind, its_keys, words in extras:
+        names += its_keys
+        args += (kind, number, *words)
     if move.letter:
         args += ("L", number, *move.letter)
 
 
+#: A part of a script call: its kind, its KEYS, its ARGV behind the kind.
+Extra = tuple[str, Sequence[Any], Sequence[Any]]
+
+
+def follow_up_extras(messages: Iterable[Message]) -> list[Extra]:
+    """Return the parts that queue messages."""
+    return [("F", *message_words([message])) for message in messages]
+
+
+def fallen_extras(fallen: Iterable[tuple[str, bytes]]) -> list[Extra]:
+    """Return the parts that record tasks which will never run."""
+    return [("S", (uuid,), (state,)) for uuid, state in fallen]
+
+
+def member_extras(members: Iterable[Member]) -> list[Extra]:
+    """Return the parts that count members of chords."""
+    return [
+        (
+            "M",
+            (
+                keys.group_done(member.home, member.group_uuid),
+                keys.chords(member.armed_in or member.home),
+                member.group_uuid,
+            ),
+            (member.group_uuid, member.uuid, member.size, member.callback),
+        )
+        for member in members
+    ]
+
+
 def _retries(moves: Sequence[Retry], queue: str, held: str, terms: Terms) -> Command:
-    names: list[Any] = [held, keys.redelivered(queue), terms.delayed_key]
+    names: list[Any] = [held, keys.redelivered(queue), terms.delayed_key, terms.canceled_key]
     args: list[Any] = [terms.pending_s, terms.created]
     for move in moves:
         names += (move.state_key or held, move.queue)
         head = move.state if move.state_key else b""
-        args += (move.claim.id, head, move.payload, move.due_ns)
+        args += (move.claim.id, head, move.payload, move.due_ns, move.attempt)
     return script("retry").call(names, args)
 
 

@@ -8,10 +8,10 @@ when the first entry is looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from machine import keys
-from machine.broker.base import Enqueued
-from machine.broker.ticks import Marks, Tick
+from machine.broker.ticks import Marks, Tick, Ticked
 from machine.connection import Command, Connections, script
 
 #: A state that is not final outlives a long queue, whatever the results' own time.
@@ -25,7 +25,7 @@ class RedisTicker:
     Args:
         connections: Where the server is; theirs is the patience while it is away.
         results_expire_s: Seconds a final state lives, ≥ 1.
-        max_queue_length: `Enqueued.FULL` from this length on.
+        max_queue_length: `Ticked.FULL` from this length on.
     """
 
     def __init__(
@@ -41,21 +41,35 @@ class RedisTicker:
 
     def marks(self, home: str) -> Marks:
         """Return Redis's time, and all marks of a timetable, in one round trip."""
-        now, flat = self._connections.execute([("TIME",), ("HGETALL", keys.periodic(home))])
-        texts = {
-            name.decode(errors="replace"): mark.decode(errors="replace")
-            for name, mark in zip(flat[::2], flat[1::2], strict=True)
-        }
-        return Marks(int(now[0]) * 1000 + int(now[1]) // 1000, texts)
+        return _marks(self._connections.execute(_asked(home)))
 
-    def tick(self, ticks: Sequence[Tick]) -> list[Enqueued]:
+    async def amarks(self, home: str) -> Marks:
+        """Do what `marks` does, without blocking the event loop."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        return _marks(await links_of(self._connections).execute(_asked(home)))
+
+    def switch(self, home: str, name: str, *, canceled: bool) -> bool:
+        """Cancel an entry, or let it go on; the script may run twice, and the second is false."""
+        [answer] = self._connections.execute([_switch(home, name, canceled=canceled)])
+        return bool(answer)
+
+    async def aswitch(self, home: str, name: str, *, canceled: bool) -> bool:
+        """Do what `switch` does, without blocking the event loop."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        command = _switch(home, name, canceled=canceled)
+        [answer] = await links_of(self._connections).execute([command])
+        return bool(answer)
+
+    def tick(self, ticks: Sequence[Tick]) -> list[Ticked]:
         """Move entries on, in order and in one round trip; the scripts may run twice."""
         commands = [self._command(tick) for tick in ticks]
         answers = self._connections.execute(commands) if commands else []
-        return [Enqueued(code) for code in answers]
+        return [Ticked(code) for code in answers]
 
     def _command(self, tick: Tick) -> Command:
-        names = [keys.periodic(tick.home)]
+        names = [keys.periodic(tick.home), keys.periodic_off(tick.home)]
         args: list[str | bytes | int] = [tick.name, tick.before, tick.after]
         args += (self._max_queue_length, self._pending_s)
         for message in tick.messages:
@@ -63,6 +77,36 @@ class RedisTicker:
             args += (message.payload, message.pending)
         return script("tick").call(names, args)
 
+    async def aclose(self) -> None:
+        """Close every connection, those of the running event loop included."""
+        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        await links_of(self._connections).close()
+        self.close()
+
     def close(self) -> None:
         """Close every connection."""
         self._connections.close()
+
+
+def _asked(home: str) -> list[Command]:
+    return [
+        ("TIME",),
+        ("HGETALL", keys.periodic(home)),
+        ("HKEYS", keys.periodic_off(home)),
+    ]
+
+
+def _marks(answers: Sequence[Any]) -> Marks:
+    now, flat, canceled = answers
+    texts = {
+        name.decode(errors="replace"): mark.decode(errors="replace")
+        for name, mark in zip(flat[::2], flat[1::2], strict=True)
+    }
+    off = frozenset(name.decode(errors="replace") for name in canceled)
+    return Marks(int(now[0]) * 1000 + int(now[1]) // 1000, texts, off)
+
+
+def _switch(home: str, name: str, *, canceled: bool) -> Command:
+    names = [keys.periodic_off(home), keys.periodic(home)]
+    return script("switch").call(names, [name, int(canceled)])

@@ -8,16 +8,36 @@ exactly the one that was read, so of any number of schedulers one does it and th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from machine.broker.base import Enqueued, Message
+from machine.broker.base import Message
 
 
 class Marks(NamedTuple):
-    """The store's own time in Unix ms, and the text of each entry's mark."""
+    """
+    What the store knows of a timetable.
+
+    Attributes:
+        now_ms: Its own time, Unix ms.
+        texts: Entry -> the text of its mark.
+        canceled: Names of entries for which nothing is sent.
+    """
 
     now_ms: int
     texts: Mapping[str, str]
+    canceled: AbstractSet[str] = frozenset()
+
+
+class Ticked(IntEnum):
+    """What became of a tick; the numbers are those of ``tick.lua``."""
+
+    QUEUED = 1
+    CANCELED = 2
+    DUPLICATE = 0
+    BAD_KEY = -1
+    FULL = -2
 
 
 class Tick(NamedTuple):
@@ -46,13 +66,36 @@ class Ticker(Protocol):
         """Return the time, and all marks of a timetable, in one round trip."""
         ...
 
-    def tick(self, ticks: Sequence[Tick]) -> list[Enqueued]:
+    def tick(self, ticks: Sequence[Tick]) -> list[Ticked]:
         """
         Move entries on, in order and in one round trip, each by itself in one step.
 
-        QUEUED = done; DUPLICATE = the mark was another one, nothing happened; FULL or
-        BAD_KEY = a message could not be queued, so nothing happened either.
+        QUEUED = done; CANCELED = the entry is, so its mark moved on to that time and nothing
+        was queued, the last time sent for being the one before; DUPLICATE = the mark was
+        another one, nothing happened; FULL or BAD_KEY = a message could not be queued, so
+        nothing happened either.
         """
+        ...
+
+    def switch(self, home: str, name: str, *, canceled: bool) -> bool:
+        """
+        Cancel an entry, or let it go on; say whether it was otherwise before.
+
+        One that goes on has its mark, if any, moved on to now: the times that passed
+        meanwhile are over. It may be any name.
+        """
+        ...
+
+    async def amarks(self, home: str) -> Marks:
+        """Do what `marks` does, without blocking the event loop."""
+        ...
+
+    async def aswitch(self, home: str, name: str, *, canceled: bool) -> bool:
+        """Do what `switch` does, without blocking the event loop."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection, those of the running event loop included."""
         ...
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from machine.backend.base import Backend
 from machine.broker.base import Broker, Claim, Park, Release, Start
@@ -22,11 +23,14 @@ from machine.cpus import resident_bytes
 from machine.errors import BrokerUnavailable, MachineError
 from machine.outcome import Failed, Outcome
 from machine.registry import Registry
-from machine.runtime import intake
+from machine.runtime import intake, parked
 from machine.runtime.courier import Courier
 from machine.runtime.doorbell import Doorbell
+from machine.runtime.marks import LOOK_S, Marks
 from machine.runtime.pool import InlinePool, Job, MixedPool, Pool
+from machine.runtime.pulse import Pulse
 from machine.runtime.settle import Terms, started
+from machine.runtime.turns import Turns
 from machine.signature import Signature
 
 _log = logging.getLogger("machine.worker")
@@ -41,6 +45,8 @@ _LOOK_S = 0.05
 _SHY_S = 65.0
 #: Turns without a running task after which the relief thread rests.
 _QUIET_TURNS = 20
+#: How often a task's progress is shown at most, seconds.
+_PROGRESS_S = 0.1
 #: Finished tasks wait this long for others while more of them run, seconds.
 _GATHER_S = 0.0005
 
@@ -52,6 +58,7 @@ class Ways:
 
     Attributes:
         queues: What it consumes, most urgent first.
+        weights: Of each queue its share of the claims; none = strictly most urgent first.
         slots: Tasks at once.
         flush_s: Seconds that a finished task waits at most for its result to be sent.
         block_s: Seconds of idle waiting before it looks by itself.
@@ -62,6 +69,7 @@ class Ways:
     """
 
     queues: Sequence[str]
+    weights: Sequence[int] = ()
     slots: int = 1
     flush_s: float = 0.005
     block_s: float = 2.0
@@ -82,6 +90,7 @@ class Child:
         ways: How it works.
         clock: Its clocks.
         on_incarnation: Told each new worker id, before it is registered.
+        pulse: Where it marks its turns; by default nobody looks.
     """
 
     def __init__(
@@ -93,9 +102,14 @@ class Child:
         clock: Clock,
         *,
         on_incarnation: Callable[[str], None] = lambda _id: None,
+        pulse: Pulse | None = None,
     ) -> None:
         self._registry, self._ways, self._clock = registry, ways, clock
+        self._turns = Turns(ways.queues, ways.weights)
+        self._pulse = pulse or Pulse()
+        self._call_back = partial(parked.call_back, broker, ways.queues, registry)
         self._courier = Courier(broker, backend, ways.queues, ways.terms, clock, on_incarnation)
+        self._marks = Marks(self._courier)
         # With several queues the main thread must stay free to answer wake-ups.
         self._inline = ways.slots == 1 and len(ways.queues) == 1
         self._hooks = registry.hooks
@@ -120,6 +134,7 @@ class Child:
         """Register as a new incarnation; waits for an absent server until stopped."""
         pause_s = _FIRST_PAUSE_S
         while not self._stopping:
+            self._pulse.turn()
             try:
                 self._courier.become()
             except BrokerUnavailable as error:
@@ -128,6 +143,7 @@ class Child:
                 self._doorbell.sleep(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             else:
+                self._call_back()
                 break
         if self._inline:
             threading.Thread(target=self._relieve, name="relief", daemon=True).start()
@@ -186,18 +202,22 @@ class Child:
             self._stopping = True
         if self._stopping:
             self._give_back()
+        self._pulse.turn(busy=bool(self._pool.running()))
         want = self._want()
         claims: list[Claim] = []
         if want or self._courier.owed_count:
             losses = self._courier.losses
-            claims = self._courier.carry(self._ways.queues, want, self._starts)
+            claims = self._courier.carry(self._turns.order(want), want, self._starts)
             if losses != self._courier.losses:
                 self._give_back()
             self._take(claims)
         self._courier.fire_chords()
         if not self._relief.is_set():
             self._relief.set()
+        self._pulse.turn(busy=self._courier.held_count > self._courier.owed_count)
         self._pool.work(self._ways.flush_s)
+        if self._inline:
+            self._pulse.turn()
         if self._courier.owed_count:
             self._gather()
         elif not claims or not self._inline:
@@ -222,15 +242,20 @@ class Child:
         starts: list[Start] = []
         for job in self._unshown():
             if self._courier.holds(job.claim):
-                job.shown = True
-                starts += started(job.claim, job.signature, self._ways.terms)
+                said = job.context.said
+                job.shown, job.shown_s, job.shown_progress = True, time.perf_counter(), said
+                starts += started(job.claim, job.signature, self._ways.terms, said)
         return starts
 
     def _unshown(self) -> list[Job]:
+        """Return the jobs that run longer than a flush and whose state does not say so, or how."""
         now_s, flush_s = time.perf_counter(), self._ways.flush_s
-        running = self._pool.running()
         return [
-            j for j in running if not j.shown and j.started_s and now_s - j.started_s >= flush_s
+            job
+            for job in self._pool.running()
+            if job.started_s and now_s - job.started_s >= flush_s
+            if not job.shown
+            or (job.context.said is not job.shown_progress and now_s - job.shown_s >= _PROGRESS_S)
         ]
 
     # -- what comes in ---------------------------------------------------------------------
@@ -242,12 +267,17 @@ class Child:
         keep, self._alone = intake.kept_together(claims, idle=idle)
         if self._stopping:
             keep = 0
-        jobs, moves = intake.sort(claims[:keep], self._registry, self._ways, self._clock.now_ns())
+        now_ns = self._clock.now_ns()
+        jobs, moves = intake.sort(claims[:keep], self._registry, self._ways, now_ns)
+        jobs, late = intake.late(jobs, now_ns)
+        for job, failed in late:
+            _log.info("task %s %s %s", job.signature.name, job.signature.uuid, failed.error)
+            self._courier.owe_end(job.claim, job.signature, failed)
         if any(type(move) is Park for move in moves):
             self._shy_until_s = self._clock.monotonic_s() + _SHY_S
         self._courier.owe(moves)
         self._courier.owe(Release(claim=claim) for claim in claims[keep:])
-        self._pool.submit(jobs)
+        self._pool.submit(self._marks.sift(jobs) if self._courier.marks else jobs)
 
     def _done(self, job: Job, outcome: Outcome) -> None:
         """Settle a job that ended; called on the thread that ran it."""
@@ -259,6 +289,8 @@ class Child:
             _log.info("task %s %s ended: %s in %.3f s", name, uuid, settled.state.state, took_s)
         self._ended_count += 1
         self._tell_hooks(job.signature, outcome)
+        if not self._inline and not self._pool.running():
+            self._pulse.rest()
         self._doorbell.ring_if_asleep()
 
     def _tell_hooks(self, signature: Signature, outcome: Outcome) -> None:
@@ -311,6 +343,9 @@ class Child:
             wait_s = min(wait_s, self._ways.flush_s)  # something is to be shown as started soon
         elif not room or self._is_shy():
             wait_s = min(wait_s, _LOOK_S)
+        elif busy:
+            said = any(job.context.said for job in self._pool.running())
+            wait_s = min(wait_s, _PROGRESS_S if said else LOOK_S)
         arm = room and not self._is_shy()
         woken = self._doorbell.listen(wait_s, arm=arm, unless=lambda: self._courier.owed_count > 0)
         if woken and not room:
@@ -326,6 +361,7 @@ class Child:
             self._give_back()
         if self._unshown():
             self._courier.carry((), 0, self._starts)
+        self._marks.look(running)
 
     def _relieve(self) -> None:
         """
@@ -348,9 +384,10 @@ class Child:
                 self._relief.clear()
             if current is not None and current is last:
                 self._give_back()
-                if self._courier.owed_count or not current.shown:
-                    try:
+                try:
+                    if self._courier.owed_count or self._unshown():
                         self._courier.carry((), 0, self._starts)
-                    except MachineError as error:
-                        _log.debug("relief waits: %s", error)
+                    self._marks.look(self._pool.running())
+                except MachineError as error:
+                    _log.debug("relief waits: %s", error)
             last = current

@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Claim, Finish, Member, Move, Retry, Start, Verdict
+from machine.broker.base import Broker, Claim, Finish, Move, Retry, Start, Verdict
 from machine.clock import Clock
 from machine.outcome import Outcome
-from machine.runtime import chords
+from machine.runtime.chords import Chords
 from machine.runtime.ledger import Ledger
-from machine.runtime.settle import Settled, Terms, refused, settle
+from machine.runtime.settle import Settled, Terms, canceled, refused, settle
 from machine.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
@@ -58,11 +58,14 @@ class Courier:
         self._terms, self._clock, self._on_incarnation = terms, clock, on_incarnation
         self._ledger = Ledger()
         self._unrecorded: deque[TaskState] = deque()
-        self._armed: deque[Member] = deque()
+        self._chords = Chords(broker, backend, terms, clock)
+        self._armed: deque[Finish] = deque()
         self._lock = threading.Lock()
         self.worker_id = ""
         #: How often a lease ran out.
         self.losses = 0
+        #: How many tasks were marked as canceled when we last claimed.
+        self.marks = 0
         #: Monotonic second of the last round trip.
         self.carried_s = 0.0
 
@@ -120,6 +123,8 @@ class Courier:
                 self._ledger.put_back(owed)
                 raise
             self.carried_s = self._clock.monotonic_s()
+            if queues:
+                self.marks = exchange.marks
             self._heed(self._ledger.settle(moves, exchange.verdicts))
             claims = exchange.claims
             lost = [queue for queue, held in exchange.held.items() if held is None]
@@ -133,8 +138,12 @@ class Courier:
     def _heed(self, odd: Sequence[tuple[Move, Verdict]]) -> None:
         """Act on verdicts other than "done"."""
         for move, verdict in odd:
-            if verdict is Verdict.ARMED and isinstance(move, Finish) and move.member:
-                self._armed.append(move.member)
+            if verdict is Verdict.ARMED and isinstance(move, Finish):
+                self._armed.append(move)
+            elif verdict is Verdict.CANCELED:
+                settled = canceled(move.claim, self._terms, self._clock.now_ns())
+                self._unrecorded.extend(settled.unkept)
+                self.owe([settled.move])
             elif verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
                 _log.error(
                     "a task on '%s' cannot end as it should: its state's key, or the queue of its "
@@ -151,8 +160,12 @@ class Courier:
     def fire_chords(self) -> None:
         """Fire the chords that our moves armed; one that cannot be now is left to a sweep."""
         while self._armed:
-            member = self._armed.popleft()
-            chords.fire(self._broker, self._backend, self._terms, self._clock, member)
+            self._chords.fire_armed(self._armed.popleft())
+
+    def canceled(self, uuids: Sequence[str]) -> set[str]:
+        """Return those of these tasks that are marked as canceled."""
+        with self._lock:
+            return self._broker.canceled(uuids)
 
     # -- incarnations ----------------------------------------------------------------------
     def become(self) -> None:

@@ -14,9 +14,10 @@ from machine.broker.base import Broker, Claim, Finish, Move, Verdict
 from machine.clock import Clock
 from machine.outcome import Outcome
 from machine.registry import Registry
-from machine.runtime import chords, intake
+from machine.runtime import intake
+from machine.runtime.chords import Chords
 from machine.runtime.pool import InlinePool, Job
-from machine.runtime.settle import Terms, settle
+from machine.runtime.settle import Terms, canceled, settle
 
 _ME = "eager"
 
@@ -33,7 +34,8 @@ class EagerRunner:
         clock: Clock,
         queues: Callable[[], Sequence[str]],
     ) -> None:
-        self._broker, self._backend, self._registry = broker, backend, registry
+        self._broker, self._registry = broker, registry
+        self._chords = Chords(broker, backend, terms, clock)
         self._clock, self._queues = clock, queues
         self.terms, self.max_message_bytes = terms, terms.max_message_bytes
 
@@ -53,7 +55,9 @@ class EagerRunner:
             self._run(claims)
 
     def _run(self, claims: list[Claim]) -> None:
-        jobs, moves = intake.sort(claims, self._registry, self, self._clock.now_ns())
+        now_ns = self._clock.now_ns()
+        jobs, moves = intake.sort(claims, self._registry, self, now_ns)
+        jobs, late = intake.late(jobs, now_ns)
         # Machinery leaves a task that nobody registered pending; put aside it would run for ever.
         moves = [move if isinstance(move, Finish) else Finish(claim=move.claim) for move in moves]
 
@@ -61,14 +65,22 @@ class EagerRunner:
             settled = settle(job.claim, job.signature, outcome, self.terms, self._clock.now_ns())
             moves.append(settled.move)
 
+        for job, failed in late:
+            done(job, failed)
         pool = InlinePool(1, done)
         pool.submit(jobs)
         pool.work(float("inf"))
         pool.close()
-        self._settle(moves)
+        while moves:
+            moves = self._settle(moves)
 
-    def _settle(self, moves: list[Move]) -> None:
+    def _settle(self, moves: list[Move]) -> list[Move]:
+        """Carry out moves; return those that are to be made instead of refused ones."""
+        instead: list[Move] = []
         verdicts = self._broker.exchange(_ME, (), moves, 0).verdicts
         for move, verdict in zip(moves, verdicts, strict=True):
-            if verdict is Verdict.ARMED and isinstance(move, Finish) and move.member:
-                chords.fire(self._broker, self._backend, self.terms, self._clock, move.member)
+            if verdict is Verdict.ARMED and isinstance(move, Finish):
+                self._chords.fire_armed(move)
+            elif verdict is Verdict.CANCELED:
+                instead.append(canceled(move.claim, self.terms, self._clock.now_ns()).move)
+        return instead

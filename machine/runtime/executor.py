@@ -16,8 +16,7 @@ from typing import Any
 from machine import gotypes
 from machine.context import TaskContext, running_task
 from machine.errors import MachineError, RetryLater, SignatureError, WireError
-from machine.follow_up import attempt
-from machine.outcome import Failed, Outcome, Retry, Succeeded
+from machine.outcome import CANCELED, Failed, Outcome, Retry, Succeeded
 from machine.registry import Task
 from machine.signature import Signature, TaskResult
 
@@ -32,60 +31,57 @@ Before = Callable[[Signature], None] | None
 _log = logging.getLogger("machine.task")
 
 
-def execute(
-    task: Task[..., Any], signature: Signature, fence: int, before: Before = None
-) -> Outcome:
+def execute(task: Task[..., Any], context: TaskContext, before: Before = None) -> Outcome:
     """
     Run a synchronous task and return what it came to.
 
     Args:
         task: The registered task of the signature's name.
-        signature: The message; its arguments are untrusted until bound here.
-        fence: The claim's number, for the task's context.
+        context: This run, with its message; arguments are untrusted until bound here.
         before: Called first (`Hooks.pre_task`).
     """
-    bound = _bind(task, signature)
+    signature = context.signature
+    bound = _bind(task, context)
     if isinstance(bound, _REFUSED):
         return bound
-    token = running_task.set(TaskContext(signature, attempt(signature), fence))
+    token = running_task.set(context)
     try:
         if before is not None:
             before(signature)
         return succeeded(task.fn(*bound[0], **bound[1]), task.parameters.result_type)
     except BaseException as error:  # noqa: BLE001 - a task may raise anything; none of it is ours
-        return ended_by(error, signature)
+        return ended_by(error, context)
     finally:
         running_task.reset(token)
 
 
-async def aexecute(
-    task: Task[..., Any], signature: Signature, fence: int, before: Before = None
-) -> Outcome:
+async def aexecute(task: Task[..., Any], context: TaskContext, before: Before = None) -> Outcome:
     """Run an ``async def`` task on the running loop; see `execute`."""
-    bound = _bind(task, signature)
+    signature = context.signature
+    bound = _bind(task, context)
     if isinstance(bound, _REFUSED):
         return bound
-    token = running_task.set(TaskContext(signature, attempt(signature), fence))
+    token = running_task.set(context)
     try:
         if before is not None:
             before(signature)
         return succeeded(await task.fn(*bound[0], **bound[1]), task.parameters.result_type)
     except BaseException as error:  # noqa: BLE001 - as above
-        return ended_by(error, signature)
+        return ended_by(error, context)
     finally:
         running_task.reset(token)
 
 
 def _bind(
-    task: Task[..., Any], signature: Signature
+    task: Task[..., Any], context: TaskContext
 ) -> tuple[list[Any], dict[str, Any]] | Failed | Retry:
     try:
-        return task.bind(signature.args)
+        return task.bind(context.signature.args)
     except WireError as error:
         # Machinery does not retry what can never be converted.
         return Failed(f"Reflect task args error: {error}")
     except TypeError as error:
-        return ended_by(error, signature)
+        return ended_by(error, context)
 
 
 def succeeded(value: Any, declared: str | None = None) -> Outcome:
@@ -103,6 +99,8 @@ def succeeded(value: Any, declared: str | None = None) -> Outcome:
     try:
         if value is None:
             return Succeeded([])
+        if type(value) is Succeeded:  # as from `nesting.gather`
+            return value
         if type(value) is tuple:
             return Succeeded([_result(gotypes.result(one)) for one in value])
         return Succeeded([_typed(value, declared)])
@@ -118,8 +116,11 @@ def _typed(value: Any, declared: str | None) -> TaskResult:
     return _result(gotypes.result(value))
 
 
-def ended_by(error: BaseException, signature: Signature) -> Failed | Retry:
-    """Return the outcome of an exception: later, again, or failed."""
+def ended_by(error: BaseException, context: TaskContext) -> Failed | Retry:
+    """Return the outcome of an exception: canceled, later, again, or failed."""
+    signature = context.signature
+    if context.canceled:
+        return Failed(CANCELED)
     if isinstance(error, RetryLater):
         if not error.delay_s <= _MOST_DELAY_S:  # so that NaN is too much as well
             return Failed(

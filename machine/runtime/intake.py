@@ -14,6 +14,8 @@ from typing import Protocol
 from machine import wire
 from machine.broker.base import Claim, Finish, Move, Park
 from machine.errors import WireError
+from machine.expiry import lateness
+from machine.outcome import Failed
 from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.settle import Terms, buried
@@ -64,6 +66,28 @@ def sort(
             _log.warning("task '%s' (%s) is not registered here; put aside for a while", name, uuid)
             moves.append(Park(claim=claim))
     return jobs, moves
+
+
+def late(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tuple[Job, Failed]]]:
+    """
+    Part the jobs that may still start from those whose time has passed.
+
+    Args:
+        jobs: Read and known here; not started.
+        now_ns: Unix nanoseconds.
+
+    Returns:
+        The jobs to run; and the others, each with what it ends as.
+    """
+    in_time: list[Job] = []
+    too_late: list[tuple[Job, Failed]] = []
+    for job in jobs:
+        failed = lateness(job.signature, now_ns)
+        if failed is None:
+            in_time.append(job)
+        else:
+            too_late.append((job, failed))
+    return in_time, too_late
 
 
 def _read(claim: Claim, rules: Rules, queues: Collection[str]) -> Signature:

@@ -67,7 +67,7 @@ class Ledger:
         odd: list[tuple[Move, Verdict]] = []
         for move, verdict in zip(moves, verdicts, strict=True):
             if type(move) is not Start:
-                if verdict is not Verdict.BAD_KEY:
+                if verdict not in (Verdict.BAD_KEY, Verdict.CANCELED):
                     self.drop(move.claim)
                     self._recent[move.claim.id] = move
                 if verdict is not Verdict.DONE:

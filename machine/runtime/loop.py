@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from machine.errors import BrokerUnavailable, MachineError
 
@@ -37,10 +37,16 @@ class Loop(ABC):
 
 
 class Loops:
-    """Several loops in one thread. The first run of each is due at once."""
+    """
+    Several loops in one thread. The first run of each is due at once.
 
-    def __init__(self, loops: Sequence[Loop]) -> None:
-        self._loops = list(loops)
+    Args:
+        loops: What is to be done.
+        turned: Called after each run of one.
+    """
+
+    def __init__(self, loops: Sequence[Loop], *, turned: Callable[[], None] = lambda: None) -> None:
+        self._loops, self._turned = list(loops), turned
         self._due_s = dict.fromkeys(range(len(self._loops)), float("-inf"))
         self._failures = dict.fromkeys(range(len(self._loops)), 0)
 
@@ -68,4 +74,5 @@ class Loops:
                 if self._failures[i]:
                     _log.info("%s goes on", loop.name)
                 self._failures[i] = 0
+            self._turned()
         return min(self._due_s.values(), default=now_s + _MOST_PAUSE_S)

@@ -13,15 +13,17 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
 
 from machine.broker.base import Claim
+from machine.context import TaskContext
 from machine.outcome import Outcome
 from machine.registry import Task
 from machine.runtime.executor import Before, aexecute, execute
-from machine.signature import Signature
+from machine.signature import Progress, Signature
 
 
 class Job:
@@ -29,18 +31,44 @@ class Job:
     One claimed task.
 
     Attributes:
+        context: What the task may know of this run, and say about it.
         started_s: When it began, on `perf_counter`; 0.0 while it has not.
         shown: Whether its STARTED state has been asked for.
+        shown_s: When it was, on `perf_counter`.
+        interrupt: Interrupts an ``async def`` task that runs; ``None`` where nothing can.
     """
 
-    __slots__ = ("claim", "shown", "signature", "started_s", "task")
+    __slots__ = (
+        *("claim", "context", "interrupt", "shown", "shown_progress", "shown_s", "signature"),
+        *("started_s", "task"),
+    )
 
     def __init__(self, claim: Claim, signature: Signature, task: Task[..., Any]) -> None:
         self.claim = claim
         self.signature = signature
         self.task = task
-        self.started_s = 0.0
+        self.context = TaskContext(signature, claim.fence)
+        self.started_s = self.shown_s = 0.0
         self.shown = False
+        self.shown_progress: Progress | None = None
+        self.interrupt: Callable[[], object] | None = None
+
+    def cancel(self) -> None:
+        """Tell the task that it was canceled; interrupt it where that can be done."""
+        self.context.canceled = True
+        if self.interrupt is not None:
+            self.interrupt()
+
+    async def run_async(self, before: Before) -> Outcome:
+        """Run an ``async def`` task on the running loop, so that `cancel` can interrupt it."""
+        current = asyncio.current_task()
+        if current is not None:
+            stop = current.get_loop().call_soon_threadsafe
+            self.interrupt = partial(stop, current.cancel)
+        try:
+            return await aexecute(self.task, self.context, before)
+        finally:
+            self.interrupt = None
 
 
 #: Told of each job that ended.
@@ -94,11 +122,10 @@ class InlinePool:
                 return
             job.started_s = now_s
             self._current = job
-            fence = job.claim.fence
             if job.task.is_async:
-                outcome = self._loop().run(aexecute(job.task, job.signature, fence, self._before))
+                outcome = self._loop().run(job.run_async(self._before))
             else:
-                outcome = execute(job.task, job.signature, fence, self._before)
+                outcome = execute(job.task, job.context, self._before)
             self._current = None
             self._done(job, outcome)
             now_s = perf_counter()
@@ -161,7 +188,7 @@ class ThreadPool:
         while (job := self._queue.get()) is not None:
             job.started_s = perf_counter()
             self._running[me] = job
-            outcome = execute(job.task, job.signature, job.claim.fence, self._before)
+            outcome = execute(job.task, job.context, self._before)
             del self._running[me]
             self._done(job, outcome)
 
@@ -219,7 +246,7 @@ class LoopPool:
 
     async def _run(self, job: Job) -> None:
         job.started_s = perf_counter()
-        outcome = await aexecute(job.task, job.signature, job.claim.fence, self._before)
+        outcome = await job.run_async(self._before)
         self._running.discard(job)
         self._done(job, outcome)
 

@@ -18,9 +18,9 @@ from machine.broker.base import Broker, Claim, Finish, Roster, Verdict
 from machine.clock import Clock
 from machine.errors import WireError
 from machine.outcome import Failed
-from machine.runtime import chords
+from machine.runtime.chords import Chords
 from machine.runtime.loop import Loop
-from machine.runtime.settle import Terms, buried, refused, settle
+from machine.runtime.settle import Terms, buried, canceled, refused, settle
 from machine.signature import ON_CRASH_HEADER
 
 _log = logging.getLogger("machine.worker")
@@ -35,6 +35,7 @@ class Reaper(Loop):
         backend: Where states are, if not with the queues.
         terms: How failures are settled.
         clock: Our own clocks.
+        chords: Fires those that a failure completes.
         queues: The queues to look after.
         own_id: This supervisor's worker id: the heir of what must not run again.
         lease_s: Seconds of a lease.
@@ -47,6 +48,7 @@ class Reaper(Loop):
         backend: Backend,
         terms: Terms,
         clock: Clock,
+        chords: Chords,
         queues: Sequence[str],
         own_id: str,
         *,
@@ -55,7 +57,7 @@ class Reaper(Loop):
     ) -> None:
         super().__init__("reaper", max(0.05, heartbeat_s / 4))
         self._broker, self._backend, self._terms, self._clock = broker, backend, terms, clock
-        self._queues, self._own_id = queues, own_id
+        self._chords, self._queues, self._own_id = chords, queues, own_id
         self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
@@ -126,27 +128,36 @@ class Reaper(Loop):
                 worker died and ``on_crash`` forbids another run.
         """
         reason = f"quarantined: killed {claim.crash_count or 'its'} workers"
-        now_ns = self._clock.now_ns()
         if not quarantined:
             reason = "the worker died while it ran this task, and on_crash is 'fail'"
-        move: Finish
+        move = self._failure(claim, reason, quarantined=quarantined)
+        verdict = self._carry(move)
+        if verdict is Verdict.CANCELED:
+            move = cast(Finish, canceled(claim, self._terms, self._clock.now_ns()).move)
+            verdict = self._carry(move)
+        while verdict is Verdict.BAD_KEY:  # ends: the last resort, a burial alone, needs no key
+            move = refused(move, self._terms, self._clock.now_ns())
+            verdict = self._carry(move)
+        if verdict is Verdict.ARMED:
+            self._chords.fire_armed(move)
+
+    def _carry(self, move: Finish) -> Verdict:
+        return self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
+
+    def _failure(self, claim: Claim, reason: str, *, quarantined: bool) -> Finish:
+        """Return the move that ends a claim as failed, and records what must be before it."""
+        now_ns = self._clock.now_ns()
         try:
             signature = wire.decode_signature(claim.payload, delayed_key=self._terms.delayed_key)
         except WireError as error:
-            move = buried(claim, str(error), now_ns)
-        else:
-            settled = settle(claim, signature, Failed(reason), self._terms, now_ns)
-            move = cast(Finish, settled.move)  # a failure is never a retry
-            if quarantined:
-                move.letter = buried(claim, reason, now_ns).letter
-            for state in settled.unkept:
-                self._backend.record(state)
-        verdict = self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
-        while verdict is Verdict.BAD_KEY:  # ends: the last resort, a burial alone, needs no key
-            move = refused(move, self._terms, now_ns)
-            verdict = self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
-        if verdict is Verdict.ARMED and move.member is not None:
-            chords.fire(self._broker, self._backend, self._terms, self._clock, move.member)
+            return buried(claim, str(error), now_ns)
+        settled = settle(claim, signature, Failed(reason), self._terms, now_ns)
+        move = cast(Finish, settled.move)  # a failure is never a retry
+        if quarantined:
+            move.letter = buried(claim, reason, now_ns).letter
+        for state in settled.unkept:
+            self._backend.record(state)
+        return move
 
 
 def may_run_again(claim: Claim) -> bool:

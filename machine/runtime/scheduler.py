@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
 from machine.backend.base import Backend
-from machine.broker.base import Enqueued, Message
-from machine.broker.ticks import Marks, Tick, Ticker
+from machine.broker.base import Message
+from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.cron import Every, Schedule
 from machine.errors import BrokerUnavailable
 from machine.keys import periodic
@@ -159,6 +159,8 @@ class Scheduler(Loop):
                 "then. To begin anew: HDEL '%s' '%s'",
                 *(entry.name, _moment(mark.last_ms), periodic(self._home), entry.name),
             )
+        if entry.name in marks.canceled:
+            return self._passed(entry, mark, marks.now_ms, before)
         planned: list[_Planned] = []
         # Machinery's lock knows only the time that is now.
         most = MOST_CAUGHT_UP if self._lock is None else 1
@@ -170,6 +172,15 @@ class Scheduler(Loop):
             before = one.tick.after
             mark = Mark(step.due_ms, step.due_ms if one.sends else mark.ran_ms)
         return planned
+
+    def _passed(self, entry: Entry, mark: Mark, now_ms: int, before: str) -> list[_Planned]:
+        """Return the tick that moves a canceled entry on, if a time is due."""
+        text = "is canceled, so it is not sent for %s"
+        return [
+            _Planned(entry, due_ms, tick, sends=False, text=text)
+            for due_ms in entry.schedule.times(mark.last_ms, now_ms, 1)
+            for tick in [Tick(self._home, entry.name, before, Mark(due_ms, mark.ran_ms).text, ())]
+        ]
 
     def _step(
         self, entry: Entry, step: Step, mark: Mark, now_ms: int, before: str, *, is_first: bool
@@ -216,18 +227,21 @@ class Scheduler(Loop):
                 self._backend.record(state)
         return messages
 
-    def _tell(self, one: _Planned, outcome: Enqueued) -> float:
+    def _tell(self, one: _Planned, outcome: Ticked) -> float:
         """Log what became of a tick; return the seconds until its entry is to be looked at."""
         name, moment = one.entry.name, _moment(one.due_ms)
-        if outcome is Enqueued.QUEUED:
+        if outcome is Ticked.QUEUED:
             _log.info(f"schedule %r {one.text}", name, moment)
             return _LOOK_S
-        if outcome is Enqueued.DUPLICATE:
+        if outcome is Ticked.CANCELED:
+            _log.info("schedule %r is canceled, so it is not sent for %s", name, moment)
+            return _LOOK_S
+        if outcome is Ticked.DUPLICATE:
             return 0.0  # another one was faster, perhaps with an earlier time than ours
         if self._first(one.entry, outcome.name, one.due_ms):
             why = (
                 "a queue is full; it is sent when there is room"
-                if outcome is Enqueued.FULL
+                if outcome is Ticked.FULL
                 else "a queue or an id names a key that holds something else"
             )
             _log.warning("schedule %r is not sent for %s: %s", name, moment, why)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from machine import keys, wire
 from machine.broker.base import Claim, Finish, Member, Message, Retry, Start
 from machine.errors import MachineError, SignatureError, WireError
-from machine.follow_up import follow_ups, retried
-from machine.outcome import Failed, Outcome, Succeeded
+from machine.expiry import dated
+from machine.follow_up import attempt, copied, follow_ups, never_run, retried
+from machine.lineage import inherit, restamp
+from machine.outcome import CANCELED, Failed, Outcome, Succeeded
 from machine.outcome import Retry as RetryOutcome
-from machine.signature import Signature, State, TaskState
+from machine.signature import Attempt, Progress, Signature, State, TaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +97,58 @@ def _ended(
     move, state = _finish(claim, signature, outcome, terms)
     settled = Settled(move, state)
     callbacks: list[Signature] = []
+    lost: list[TaskState] = []
+    if isinstance(outcome, Failed) and signature.on_success:
+        lost = _let_fall(move, signature, outcome, terms, now_ns)
     if signature.on_success or signature.on_error:
         callbacks = follow_ups(signature, outcome)
         move.follow_ups = to_messages(callbacks, terms, now_ns)
     if not terms.keeps_states and signature.uuid:
-        settled.unkept = [*(_pending(callback, now_ns) for callback in callbacks), state]
+        settled.unkept = [*(_pending(callback, now_ns) for callback in callbacks), *lost, state]
     return settled
+
+
+def _let_fall(
+    move: Finish, signature: Signature, failed: Failed, terms: Terms, now_ns: int
+) -> list[TaskState]:
+    """Have a failure's move tell of the tasks that will never run; return their states."""
+    reason = f"not run: {signature.name} {signature.uuid} failed: {failed.error}"
+    states, members = fallen(never_run(signature), reason, move.claim.queue, terms, now_ns)
+    move.members = [*move.members, *members]
+    if terms.keeps_states:
+        move.fallen = [(state.task_uuid, wire.encode_state(state)) for state in states]
+    return states
+
+
+def fallen(
+    signatures: Sequence[Signature], reason: str, queue: str, terms: Terms, now_ns: int
+) -> tuple[list[TaskState], list[Member]]:
+    """
+    Return what is to be recorded of tasks that will never run.
+
+    Args:
+        signatures: The tasks.
+        reason: What their states say.
+        queue: One that this worker consumes.
+        terms: See `Terms`.
+        now_ns: Unix nanoseconds, the states' creation time.
+
+    Returns:
+        Their FAILURE states, and the places in chords that end with them.
+    """
+    states = [_failure(signature, reason, now_ns) for signature in signatures if signature.uuid]
+    members = [member_of(signature, queue, terms) for signature in signatures]
+    return states, [member for member in members if member is not None]
+
+
+def _failure(signature: Signature, error: str, now_ns: int) -> TaskState:
+    return TaskState(
+        task_uuid=signature.uuid,
+        task_name=signature.name,
+        state=State.FAILURE,
+        error=error,
+        created_at=wire.now_text(now_ns),
+    )
 
 
 def _finish(
@@ -109,10 +157,17 @@ def _finish(
     state, head = _final(signature, outcome, terms)
     move = Finish(claim=claim)
     if signature.chord_callback is not None:
-        move.member = _member(claim, signature, terms)
+        member = member_of(signature, claim.queue, terms)
+        move.members = [member] if member is not None else []
     if signature.uuid and terms.keeps_states:
         move.state_key, move.state = signature.uuid, head
     return move, state
+
+
+def canceled(claim: Claim, terms: Terms, now_ns: int) -> Settled:
+    """Return how a claim ends whose task was canceled while it ran, whatever it came to."""
+    signature = wire.decode_signature(claim.payload, delayed_key=terms.delayed_key)
+    return settle(claim, signature, Failed(CANCELED), terms, now_ns)
 
 
 def refused(move: Finish | Retry, terms: Terms, now_ns: int) -> Finish:
@@ -131,14 +186,21 @@ def refused(move: Finish | Retry, terms: Terms, now_ns: int) -> Finish:
     except WireError:
         return burial
     failed, _ = _finish(move.claim, signature, Failed(reason), terms)
-    return replace(burial, state_key=failed.state_key, state=failed.state, member=failed.member)
+    return replace(burial, state_key=failed.state_key, state=failed.state, members=failed.members)
 
 
-def started(claim: Claim, signature: Signature, terms: Terms) -> list[Start]:
+def started(
+    claim: Claim, signature: Signature, terms: Terms, progress: Progress | None = None
+) -> list[Start]:
     """Return the move that shows a task as running, if its state is kept beside the queue."""
     if not terms.keeps_states or not signature.uuid:
         return []
-    state = TaskState(task_uuid=signature.uuid, task_name=signature.name, state=State.STARTED)
+    state = TaskState(
+        task_uuid=signature.uuid,
+        task_name=signature.name,
+        state=State.STARTED,
+        progress=progress,
+    )
     return [Start(claim=claim, state_key=signature.uuid, state=wire.encode_state_head(state))]
 
 
@@ -180,33 +242,46 @@ def _again(
         task_name=signature.name,
         error=outcome.error,
     )
+    run = Attempt(attempt(signature), outcome.error, wire.now_text(now_ns))
     due_ns = again.eta_ns if again.eta_ns is not None and again.eta_ns > now_ns else 0
     kept = terms.keeps_states and signature.uuid != ""
     move = Retry(
         claim=claim,
         state_key=signature.uuid if kept else "",
         state=wire.encode_state_head(state) if kept else b"",
+        attempt=wire.encode_attempt(run),
         payload=wire.encode_signature(again),
         queue=again.routing_key,
         due_ns=due_ns,
     )
+    state.attempts = [run]
     unkept = [] if kept or not signature.uuid else [state]
     return Settled(move, state, unkept)
 
 
-def _member(claim: Claim, signature: Signature, terms: Terms) -> Member | None:
+def member_of(signature: Signature, queue: str, terms: Terms) -> Member | None:
+    """
+    Return a task's place in its chord, or ``None`` where it has none.
+
+    Args:
+        signature: The task.
+        queue: One that this worker consumes: somebody looks there if it dies.
+        terms: See `Terms`.
+    """
     callback = signature.chord_callback
     if callback is None or not signature.group_uuid or signature.group_task_count < 1:
         return None
     # What Go workers share is not counted, so that it needs no place in common.
-    home = claim.queue if terms.shared_groups else callback.routing_key or terms.default_queue
+    callback = copied(callback)
+    inherit(signature, callback)
+    home = queue if terms.shared_groups else callback.routing_key or terms.default_queue
     return Member(
         home,
         signature.group_uuid,
         signature.uuid,
         0 if terms.shared_groups else signature.group_task_count,
         wire.encode_signature(callback),
-        claim.queue,
+        queue,
     )
 
 
@@ -228,6 +303,8 @@ def _message(signature: Signature, terms: Terms, now_ns: int) -> Message:
             f"Callback '{signature.name}' names queue '{queue}', which is not one of "
             f"allowed_queues: {', '.join(sorted(terms.allowed_queues))}."
         )
+    dated(signature, now_ns)
+    restamp(signature, now_ns)
     payload = wire.encode_signature(signature)
     if len(payload) > terms.max_message_bytes:
         raise SignatureError(

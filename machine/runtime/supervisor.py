@@ -19,6 +19,7 @@ from types import FrameType
 
 from machine.broker.base import Broker, Release
 from machine.errors import BrokerUnavailable, ConfigError, MachineError
+from machine.runtime.crew import Crew
 from machine.runtime.doorbell import Doorbell
 from machine.runtime.loop import Loop, Loops
 from machine.runtime.reaper import Reaper, may_run_again
@@ -36,9 +37,10 @@ _LOOK_S = 0.5
 
 @dataclass(slots=True)
 class Process:
-    """A child process: its pid, the pipe it reports on, and the worker ids it has had."""
+    """A child process: its pid, its crew, the pipe it reports on, the worker ids it has had."""
 
     pid: int
+    crew: Crew
     reports: int
     started_s: float
     worker_ids: list[str]
@@ -47,18 +49,15 @@ class Process:
 
 class Supervisor:
     """
-    Runs ``processes`` children until told to stop.
+    Runs a crew of children until told to stop.
 
     Args:
         broker: The supervisor's own, made with ``worker=True``.
         queues: What the children consume.
         own_id: The worker id it registers: heir of what must not run again.
-        spawn: Forks a child that writes its worker ids, a line each, to the given
-            descriptor, and returns the child's pid.
+        crew: The children; `roll` puts another one in its place.
         reaper: Also asked when a child dies.
         loops: The other duties (heartbeat, promoter, chord sweep).
-        processes: Children to keep running, ≥ 1.
-        shutdown_s: Seconds that running tasks get after the first signal.
         beat: Called a few times a second while all is well (a health file).
     """
 
@@ -67,18 +66,19 @@ class Supervisor:
         broker: Broker,
         queues: Sequence[str],
         own_id: str,
-        spawn: Callable[[int], int],
+        crew: Crew,
         reaper: Reaper,
         loops: Sequence[Loop],
         *,
-        processes: int,
-        shutdown_s: float,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker, self._queues, self._own_id = broker, queues, own_id
-        self._spawn, self._reaper = spawn, reaper
-        self._loops = Loops([*loops, reaper])
-        self._wanted, self._shutdown_s, self._beat = processes, shutdown_s, beat
+        #: The one to be kept up, and the last one that was seen to work.
+        self._crew = self._proven = crew
+        self._reaper = reaper
+        # Between two duties too: each may wait for the server for seconds.
+        self._loops = Loops([*loops, reaper], turned=beat)
+        self._beat = beat
         self._processes: dict[int, Process] = {}
         self._start_at_s = 0.0
         self._pause_s = 0.0
@@ -93,6 +93,29 @@ class Supervisor:
         return [
             worker_id for process in self._processes.values() for worker_id in process.worker_ids
         ]
+
+    def process_ids(self) -> list[int]:
+        """Return the pids of all children that have not been seen to end."""
+        return list(self._processes)
+
+    @property
+    def crew(self) -> Crew:
+        """Return the crew that is kept up."""
+        return self._crew
+
+    def roll(self, crew: Crew) -> None:
+        """
+        Put another crew in the place of this one; for a loop of ours.
+
+        Its children start at once. As soon as one of them works, those of the crew before take
+        no more tasks and end with what they run, however long that takes. If it cannot start,
+        the crew before stays.
+        """
+        if self._crew is not self._proven:
+            self._tell(signal.SIGTERM, self._crew)
+        self._crew = crew
+        self._start_at_s = self._pause_s = 0.0
+        self._doorbell.ring()
 
     def run(self, *, handle_signals: bool = True, greeting: str = "") -> int:
         """
@@ -115,8 +138,8 @@ class Supervisor:
                 self._fill_up(now_s)
             elif not self._processes or self._signals > 1:
                 break
-            elif now_s > self._stopped_at_s + self._shutdown_s:
-                _log.warning("tasks still run after %.0f s; they go back", self._shutdown_s)
+            elif now_s > self._stopped_at_s + self._crew.shutdown_s:
+                _log.warning("tasks still run after %.0f s; they go back", self._crew.shutdown_s)
                 break
             next_s = self._loops.run_due(now_s)
             self._beat()
@@ -161,12 +184,14 @@ class Supervisor:
     # -- children --------------------------------------------------------------------------
     def _fill_up(self, now_s: float) -> None:
         """Start the children that are missing."""
-        while len(self._processes) < self._wanted and now_s >= self._start_at_s:
+        crew = self._crew
+        missing = crew.processes - sum(p.crew is crew for p in self._processes.values())
+        for _ in range(missing if now_s >= self._start_at_s else 0):
             reports, out = os.pipe()
             os.set_blocking(reports, False)
-            pid = self._spawn(out)
+            pid = crew.spawn(out)
             os.close(out)
-            self._processes[pid] = Process(pid, reports, now_s, [])
+            self._processes[pid] = Process(pid, crew, reports, now_s, [])
             if self._stopped_at_s is not None:  # told to stop meanwhile, before this one was there
                 self._tell(signal.SIGTERM)
                 return
@@ -180,9 +205,9 @@ class Supervisor:
                 del self._processes[pid]
                 os.close(process.reports)
                 self._unreaped += process.worker_ids
-                self._judge(
-                    pid, os.waitstatus_to_exitcode(status), now_s - process.started_s, now_s
-                )
+                self._judge(process, os.waitstatus_to_exitcode(status), now_s)
+            elif process.worker_ids and process.crew is self._crew is not self._proven:
+                self._prove()
         # After a gentle end their claims, if any are left, go back uncounted: see _end.
         while self._unreaped and self._stopped_at_s is None:
             try:
@@ -193,9 +218,22 @@ class Supervisor:
                 _log.error("cannot take back what a dead child held: %s", error)
             self._unreaped.pop(0)
 
-    def _judge(self, pid: int, code: int, lived_s: float, now_s: float) -> None:
+    def _prove(self) -> None:
+        """Relieve the crew before: a child of the new one has its tasks and an id."""
+        self._proven = self._crew
+        for crew in {process.crew for process in self._processes.values()} - {self._crew}:
+            self._tell(signal.SIGTERM, crew)
+
+    def _judge(self, process: Process, code: int, now_s: float) -> None:
         """Decide what a child's end means."""
-        if code == CANNOT_START:
+        pid, lived_s = process.pid, now_s - process.started_s
+        if process.crew is not self._crew:
+            _log.info("child %d, relieved, ended with status %d", pid, code)
+        elif code == CANNOT_START and self._crew is not self._proven:
+            _log.error("the changed settings cannot work; those before them stay")
+            self._tell(signal.SIGTERM, self._crew)
+            self._crew = self._proven
+        elif code == CANNOT_START:
             self._status = CANNOT_START
             self.stop()
         elif self._stopped_at_s is None:
@@ -217,8 +255,11 @@ class Supervisor:
         *lines, process.unread = process.unread.split(b"\n")
         process.worker_ids += [line.decode() for line in lines if line]
 
-    def _tell(self, number: signal.Signals) -> None:
+    def _tell(self, number: signal.Signals, crew: Crew | None = None) -> None:
+        """Send a signal to the children of one crew, or to all."""
         for process in list(self._processes.values()):
+            if crew not in (None, process.crew):
+                continue
             with contextlib.suppress(ProcessLookupError):  # it ends just now
                 os.kill(process.pid, number)
 

@@ -17,20 +17,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from machine.backend.base import Backend
 from machine.broker.base import Broker
 from machine.clock import Clock
+from machine.config import Config
 from machine.errors import MachineError
 from machine.registry import Registry
 from machine.runtime.child import Child, Ways
-from machine.runtime.chords import ChordSweep
+from machine.runtime.chords import Chords, ChordSweep
 from machine.runtime.courier import new_worker_id
+from machine.runtime.crew import Crew
 from machine.runtime.heartbeat import Heartbeat
 from machine.runtime.loop import Loop
 from machine.runtime.promoter import Promoter
+from machine.runtime.pulse import PATIENCE_S, Pulse, Vitals
 from machine.runtime.reaper import Reaper
+from machine.runtime.reload import Reload
 from machine.runtime.scheduler import Inbox, Scheduler, report
 from machine.runtime.supervisor import CANNOT_START, Supervisor
 from machine.timetable import Entry
@@ -76,7 +80,7 @@ class Plan:
         promote_s: Between two looks for delayed tasks that are due.
         shutdown_s: What running tasks get after the first signal.
         handle_signals: Whether SIGTERM and SIGINT are ours.
-        health_file: Touched while all is well, or "".
+        health_file: Touched while all is well, says what is wrong otherwise; or "".
     """
 
     name: str
@@ -90,17 +94,34 @@ class Plan:
     health_file: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """
+    How a worker takes up other settings while it runs.
+
+    Attributes:
+        config: What it is started with; it knows how to ``reload``.
+        made: Returns what children with other settings are made of.
+        on_change: Called with these, for the log's own settings.
+    """
+
+    config: Config
+    made: Callable[[Config], tuple[Parts, Plan]]
+    on_change: Callable[[Config], None]
+
+
 class Worker:
     """A supervisor and its children, not started yet."""
 
-    def __init__(self, parts: Parts, plan: Plan, clock: Clock) -> None:
-        self._parts, self._plan, self._clock = parts, plan, clock
+    def __init__(self, parts: Parts, plan: Plan, clock: Clock, live: Live | None = None) -> None:
+        self._parts, self._plan, self._clock, self._live = parts, plan, clock, live
         self._supervisor: Supervisor | None = None
         #: So that a quit that comes before the supervisor is there is not lost.
         self._stopping = threading.Lock()
         self._quits = 0
         self._open: list[Broker | Backend | Scheduler] = []
         self._inbox = Inbox()
+        self._vitals = Vitals(plan.health_file, PATIENCE_S)
 
     def launch(self) -> int:
         """
@@ -115,8 +136,9 @@ class Worker:
         scheduler = self._parts.scheduler(backend, self._inbox)
         self._open = [broker, backend, scheduler]
         queues, terms = plan.ways.queues, plan.ways.terms
+        chords = Chords(broker, backend, terms, self._clock)
         reaper = Reaper(
-            *(broker, backend, terms, self._clock, queues, own_id),
+            *(broker, backend, terms, self._clock, chords, queues, own_id),
             lease_s=plan.lease_s,
             heartbeat_s=plan.heartbeat_s,
         )
@@ -124,15 +146,12 @@ class Worker:
         loops: list[Loop] = [
             heartbeat,
             Promoter(broker, plan.promote_s),
-            ChordSweep(broker, backend, terms, self._clock, queues, _SWEEP_S),
+            ChordSweep(broker, chords, queues, _SWEEP_S),
             scheduler,
+            *self._reloads(),
         ]
-        supervisor = Supervisor(
-            *(broker, queues, own_id, self._spawn, reaper, loops),
-            processes=plan.processes,
-            shutdown_s=plan.shutdown_s,
-            beat=self._beat,
-        )
+        crew = self._crew(self._parts, plan, self._live.config if self._live else None)
+        supervisor = Supervisor(*(broker, queues, own_id, crew, reaper, loops), beat=self._beat)
         with self._stopping:
             self._supervisor = supervisor
             for _ in range(self._quits):
@@ -156,14 +175,39 @@ class Worker:
     def _children(self) -> list[str]:
         return self._supervisor.worker_ids() if self._supervisor is not None else []
 
-    def _beat(self) -> None:
-        if self._plan.health_file:
-            Path(self._plan.health_file).touch()
+    def _crew(self, parts: Parts, plan: Plan, config: Config | None) -> Crew:
+        self._vitals.patience_s = max(self._vitals.patience_s, PATIENCE_S + plan.ways.block_s)
+        return Crew(
+            processes=plan.processes,
+            shutdown_s=plan.shutdown_s,
+            spawn=partial(self._spawn, parts, plan.ways),
+            config=config,
+        )
 
-    def _spawn(self, reports: int) -> int:
+    def _reloads(self) -> list[Loop]:
+        """Return the duty that takes up changed settings, where there is one."""
+        live = self._live
+        if live is None:
+            return []
+
+        def running() -> Config:
+            crew = self._supervisor.crew if self._supervisor is not None else None
+            return (crew and crew.config) or live.config
+
+        def take_up(config: Config) -> None:
+            if self._supervisor is not None:
+                self._supervisor.roll(self._crew(*live.made(config), config))
+
+        return [Reload(live.config, running, take_up, live.on_change)]
+
+    def _beat(self) -> None:
+        if self._supervisor is not None:
+            self._vitals.look(self._supervisor.process_ids())
+
+    def _spawn(self, parts: Parts, ways: Ways, reports: int) -> int:
         """Fork a child. The supervisor has one thread and no open links, so a fork is safe."""
         parent = os.getpid()
-        timetable = self._inbox.open()
+        timetable, pulse = self._inbox.open(), Pulse()
         gc.freeze()  # what the children share stays shared
         # Not before the child has handlers of its own: the supervisor's would stop its siblings.
         signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
@@ -172,7 +216,7 @@ class Worker:
             status = CANNOT_START
             try:
                 _die_with(parent)
-                status = self._be_child(reports, timetable)
+                status = self._be_child(parts, ways, reports, timetable, pulse)
             except MachineError as error:
                 _log.error("cannot start: %s", error)
             except BaseException:  # noqa: BLE001 - nothing may come back into the supervisor's code
@@ -184,20 +228,24 @@ class Worker:
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         os.close(timetable)
+        self._vitals.expect(pid, pulse)
         return pid
 
-    def _be_child(self, reports: int, timetable: int) -> int:
+    def _be_child(
+        self, parts: Parts, ways: Ways, reports: int, timetable: int, pulse: Pulse
+    ) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         for inherited in (*self._open, self._inbox):
             inherited.close()  # ours to close, not to speak on: the supervisor still does
-        registry = self._parts.registry()
-        report(timetable, self._parts.timetable(registry))
+        registry = parts.registry()
+        report(timetable, parts.timetable(registry))
         child = Child(
-            *(self._parts.broker(), self._parts.backend(), registry, self._plan.ways, self._clock),
+            *(parts.broker(), parts.backend(), registry, ways, self._clock),
             on_incarnation=lambda worker_id: _report(reports, worker_id),
+            pulse=pulse,
         )
         signal.signal(signal.SIGTERM, lambda *_: child.stop())
         child.run()

@@ -38,7 +38,7 @@ from machine.broker.eager import EagerBroker
 from machine.broker.redis import RedisBroker
 from machine.connection import Connections
 from machine.redis_url import parse
-from machine.signature import TaskResult, TaskState
+from machine.signature import Attempt, TaskResult, TaskState
 
 HOUR_NS = 3600 * 1_000_000_000
 
@@ -142,6 +142,7 @@ class Bench:
             "claim": claim,
             "state_key": uuid,
             "state": self.head(uuid, "RETRY"),
+            "attempt": wire.encode_attempt(Attempt(1, "wrong", "2026-11-20T15:15:27Z")),
             "payload": claim.payload + b" ",
             "queue": self.queue,
             "due_ns": 0,
@@ -226,7 +227,10 @@ def eager_bench(queue: str, clock: Any, **options: Any) -> Bench:
     def dump() -> dict[str, Any]:
         lines = {name: line for name, line in store.lines.items() if line != type(line)()}
         kept = {key: backend.peek(key) for key in list(backend._kept)}
-        return copy.deepcopy({"lines": lines, "delayed": store.delayed, "kept": kept})
+        marks = sorted(store.marks)
+        return copy.deepcopy(
+            {"lines": lines, "delayed": store.delayed, "kept": kept, "marks": marks}
+        )
 
     return Bench(
         broker=broker,

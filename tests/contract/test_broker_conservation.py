@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from machine.broker.base import (
+    Canceled,
     Claim,
     Enqueued,
     Finish,
@@ -43,6 +44,8 @@ S_NS = 1_000_000_000
 HOUR_NS = 3600 * S_NS
 MAX_DELIVERIES = 3
 ENDINGS = ["finish", "fail", "bury"]
+#: Moves that tell what a task came to: refused once it is canceled.
+OUTCOMES = ["finish", "fail", "follow", "retry", "later", "bury"]
 KINDS = ["finish", "fail", "follow", "retry", "later", "release", "park", "start", "bury"]
 
 picks = st.integers(min_value=0, max_value=1_000)
@@ -59,6 +62,8 @@ class Conservation(RuleBasedStateMachine):
         self.delayed: list[bytes] = []
         self.dead: list[bytes] = []
         self.states: dict[str, str] = {}
+        self.canceled: set[str] = set()
+        self.marked: set[str] = set()
         self.crashes: Counter[bytes] = Counter()
         self.held: dict[str, list[Claim]] = {}
         self.lost: list[Claim] = []
@@ -174,7 +179,11 @@ class Conservation(RuleBasedStateMachine):
     @rule(pick=picks, kind=st.sampled_from(KINDS))
     def move(self, pick: int, kind: str) -> None:
         """A move is done once; I5: made again it does nothing more."""
-        move = self.build(kind, self.any_claim(pick))
+        claim = self.any_claim(pick)
+        if self.bench.name_of(claim.payload) in self.marked:
+            self.end_as_canceled(kind, claim)
+            return
+        move = self.build(kind, claim)
 
         assert self.bench.make(move) == [Verdict.DONE]
 
@@ -183,6 +192,50 @@ class Conservation(RuleBasedStateMachine):
         again = Verdict.DONE if isinstance(move, Start) else Verdict.FENCED
         assert self.bench.make(move) == [again]
         assert self.bench.dump() == before
+
+    def end_as_canceled(self, kind: str, claim: Claim) -> None:
+        """Whatever a canceled task came to changes nothing; then it ends, once."""
+        before = self.bench.dump()
+        move = self.build(kind if kind in OUTCOMES else "finish", claim)
+        assert self.bench.make(move) == [Verdict.CANCELED]
+        assert self.bench.dump() == before
+        name = self.bench.name_of(claim.payload)
+        end = self.bench.finish(claim)
+        end.state = self.bench.head(end.state_key, "FAILURE", error="canceled")
+
+        assert self.bench.make(end) == [Verdict.DONE]
+
+        self.marked.remove(name)
+        self.expect(end)
+
+    @precondition(lambda self: self.states)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        name = sorted(self.states)[pick % len(self.states)]
+        ended = self.states[name] in ("SUCCESS", "FAILURE")
+
+        codes = self.broker.cancel([self.bench.uuid(name)], ahead=[self.bench.uuid(f"{name}-next")])
+
+        done = not ended or name in self.canceled
+        assert codes[0] == (Canceled.DONE if done else Canceled.ENDED)
+        if not ended:
+            self.mark(name)
+        self.cancel_ahead(f"{name}-next", codes[1])
+
+    def cancel_ahead(self, name: str, code: Canceled) -> None:
+        word = self.states.get(name)
+        ended = word in ("SUCCESS", "FAILURE") and name not in self.canceled
+        assert code == (Canceled.ENDED if ended else Canceled.DONE)
+        if word is None:
+            self.states[name] = "FAILURE"
+            self.canceled.add(name)
+        elif word not in ("SUCCESS", "FAILURE"):
+            self.mark(name)
+
+    def mark(self, name: str) -> None:
+        self.states[name] = "FAILURE"
+        self.canceled.add(name)
+        self.marked.add(name)
 
     @precondition(lambda self: self.lost)
     @rule(pick=picks, kind=st.sampled_from(KINDS))
@@ -268,7 +321,11 @@ class Conservation(RuleBasedStateMachine):
     def each_message_is_in_one_place(
         self, waiting: list[bytes], held: dict[str, list[Claim]]
     ) -> None:
-        """I1: each accepted id is in exactly one place, or has ended; never both, never neither."""
+        """
+        I1: each accepted id is in exactly one place, or has ended; never both, never neither.
+
+        A canceled one has its final state before its message ends; the mark is for that time.
+        """
         names = sorted(self.states)
         states = self.bench.backend.read([self.bench.uuid(name) for name in names])
         words = {n: None if s is None else s.state for n, s in zip(names, states, strict=True)}
@@ -277,7 +334,11 @@ class Conservation(RuleBasedStateMachine):
         places = Counter(self.bench.name_of(payload) for payload in waiting)
         for claims in held.values():
             places.update(self.bench.name_of(claim.payload) for claim in claims)
-        final = Counter(name for name, word in words.items() if word in ("SUCCESS", "FAILURE"))
+        ended = {name for name, word in words.items() if word in ("SUCCESS", "FAILURE")}
+        assert self.broker.canceled([self.bench.uuid(name) for name in names]) == {
+            self.bench.uuid(name) for name in self.marked
+        }
+        final = Counter(ended - self.marked)
         assert places + final == Counter(names)
 
     def teardown(self) -> None:

@@ -164,3 +164,79 @@ def test_parking_does_not_count_as_a_crash(bench: Bench) -> None:
     bench.broker.promote(1)
 
     assert [again.crash_count for again in bench.take("w1")] == [0]
+
+
+# -- unpark ------------------------------------------------------------------------------------
+def test_what_was_put_aside_is_due_at_once_for_whoever_knows_it(bench: Bench) -> None:
+    claim = bench.take_one("a")
+    bench.make(Park(claim=claim))
+
+    assert bench.broker.unpark(bench.queue, lambda name: name == "add") == 1
+
+    assert bench.broker.promote(10) == 1
+    assert bench.broker.pending(bench.queue) == [claim.payload]
+
+
+def test_what_is_not_known_stays_aside(bench: Bench) -> None:
+    claim = bench.take_one("a")
+    bench.make(Park(claim=claim))
+    before = bench.delayed_scores()
+
+    assert bench.broker.unpark(bench.queue, lambda name: name != "add") == 0
+
+    assert bench.delayed_scores() == before
+    assert bench.broker.promote(10) == 0
+
+
+def test_what_is_delayed_on_purpose_keeps_its_time(bench: Bench) -> None:
+    bench.make(Park(claim=bench.take_one("a")))
+    due_ns = bench.now_ns() + 30 * S_NS
+    later = bench.message("b", due_ns=due_ns)
+    bench.broker.enqueue([later])
+
+    assert bench.broker.unpark(bench.queue, lambda _name: True) == 1
+
+    assert abs(bench.delayed_scores()[later.payload] - due_ns) < 1000
+
+
+def test_calling_back_twice_changes_nothing_more(bench: Bench) -> None:
+    claim = bench.take_one("a")
+    bench.make(Park(claim=claim))
+    bench.broker.unpark(bench.queue, lambda _name: True)
+    before = bench.dump()
+
+    assert bench.broker.unpark(bench.queue, lambda _name: True) == 0
+
+    assert bench.dump() == before
+
+
+def test_what_was_called_back_waits_a_second_again_if_nobody_knows_it(bench: Bench) -> None:
+    claim = bench.take_one("a")
+    for _ in range(3):
+        bench.make(Park(claim=claim))
+        bench.put_delayed(claim.payload, bench.now_ns() - S_NS)
+        bench.broker.promote(1)
+        (claim,) = bench.take("w1")
+    bench.make(Park(claim=claim))
+    bench.broker.unpark(bench.queue, lambda _name: True)
+    bench.broker.promote(1)
+    (claim,) = bench.take("w1")
+
+    bench.make(Park(claim=claim))
+
+    [due_ns] = bench.delayed_scores().values()
+    assert round((due_ns - bench.now_ns()) / S_NS) == 1
+
+
+def test_a_worker_of_another_queue_leaves_what_was_put_aside(bench: Bench) -> None:
+    bench.make(Park(claim=bench.take_one("a")))
+
+    assert bench.broker.unpark(f"{bench.queue}.other", lambda _name: True) == 0
+    assert bench.broker.promote(10) == 0
+
+
+def test_bytes_that_are_no_message_do_not_hinder_calling_back(bench: Bench) -> None:
+    bench.put_delayed(b"\xff not json", bench.now_ns() + S_NS)
+    bench.make(Park(claim=bench.take_one("a")))
+
+    assert bench.broker.unpark(bench.queue, lambda _name: True) == 1

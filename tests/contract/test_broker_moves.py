@@ -21,7 +21,7 @@ def rich_finish(bench: Bench, claim: Claim) -> Finish:
     return bench.finish(
         claim,
         follow_ups=[bench.message("next")],
-        member=bench.member("a", 2),
+        members=[bench.member("a", 2)],
         letter=("letter", b"envelope"),
     )
 
@@ -250,7 +250,9 @@ def test_retry_keeps_the_creation_time(bench: Bench) -> None:
     bench.make(bench.retry(claim))
 
     (state,) = bench.backend.read([bench.uuid("a")])
-    assert state == bench.state(bench.uuid("a"), "RETRY")
+    assert state is not None
+    assert state.created_at == bench.state(bench.uuid("a"), "RETRY").created_at
+    assert state.state == "RETRY"
 
 
 # -- release -----------------------------------------------------------------------------------

@@ -138,11 +138,11 @@ def test_the_members_of_an_old_group_are_forgotten(clock) -> None:
     for uuid in ("m1", "m2"):
         broker.enqueue([Message("", "q", uuid.encode(), b"")])
         (claim,) = broker.exchange("w1", ["q"], [], 1).claims
-        move = Finish(claim=claim, member=Member("q", "group_a", uuid, 2, b"callback"))
+        move = Finish(claim=claim, members=[Member("q", "group_a", uuid, 2, b"callback")])
         assert broker.exchange("w1", [], [move], 0).verdicts == [Verdict.DONE]
         clock.advance(DAY_S)
 
-    assert broker.armed("q", 10) == []
+    assert broker.armed("q", 0, 10) == (0, [])
 
 
 # -- eager mode, and states elsewhere ----------------------------------------------------------
@@ -153,7 +153,9 @@ def test_in_eager_mode_what_is_due_later_is_ready(clock) -> None:
     broker.enqueue([Message("", "q", b"a", b"", later)])
     (claim,) = broker.exchange("w1", ["q"], [], 1).claims
 
-    move = Retry(claim=claim, state_key="", state=b"", payload=b"b", queue="q", due_ns=later)
+    move = Retry(
+        claim=claim, state_key="", state=b"", attempt=b"", payload=b"b", queue="q", due_ns=later
+    )
     broker.exchange("w1", [], [move], 0)
 
     assert broker.pending("q") == [b"b"]
@@ -196,14 +198,14 @@ def test_without_a_backend_a_chord_fires_all_the_same(clock) -> None:
     broker.enqueue([Message("", "q", b"a", b"")])
     (claim,) = broker.exchange("w1", ["q"], [], 1).claims
     member = Member("q", "group_a", "m1", 1, b"callback")
-    assert broker.exchange("w1", [], [Finish(claim=claim, member=member)], 0).verdicts == [
+    assert broker.exchange("w1", [], [Finish(claim=claim, members=[member])], 0).verdicts == [
         Verdict.ARMED
     ]
 
     callback = Message("task_c", "q", b"callback", b"")
-    shot = ChordShot("q", "group_a", [callback], ("task_c", b"{"), b"{}")
+    shot = ChordShot("q", "group_a", [callback], b"{}", fallen=[("task_c", b"{")])
 
-    assert broker.fire_chord(shot) is True
+    assert broker.fire_chord(shot) is Verdict.DONE
     assert broker.pending("q") == [b"callback"]
 
 

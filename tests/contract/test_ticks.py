@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 
 from machine import keys, wire
 from machine.backend.eager import EagerBackend
-from machine.broker.base import Enqueued, Message
+from machine.broker.base import Message
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
 from machine.broker.redis_ticks import RedisTicker
-from machine.broker.ticks import Marks, Tick, Ticker
+from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.connection import Connections
 from machine.redis_url import parse
 from machine.signature import Signature, TaskState
@@ -45,10 +46,10 @@ def ticker(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Ticker]:
 
 
 @pytest.fixture
-def tick(bench: Bench, ticker: Ticker) -> Callable[..., Enqueued]:
+def tick(bench: Bench, ticker: Ticker) -> Callable[..., Ticked]:
     """Return a function that moves the entry "nightly" on."""
 
-    def move(before: str, after: str, *names: str, queue: str | None = None) -> Enqueued:
+    def move(before: str, after: str, *names: str, queue: str | None = None) -> Ticked:
         messages = [bench.message(name, queue=queue) for name in names]
         [outcome] = ticker.tick([Tick(bench.queue, "nightly", before, after, messages)])
         return outcome
@@ -70,9 +71,9 @@ def test_a_timetable_begins_empty_and_says_what_time_it_is(bench: Bench, ticker:
 
 
 def test_a_tick_moves_the_mark_and_queues_its_messages(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
 ) -> None:
-    assert tick("", f"{T}", "a", "b") is Enqueued.QUEUED
+    assert tick("", f"{T}", "a", "b") is Ticked.QUEUED
 
     assert marks(ticker, bench) == {"nightly": f"{T}"}
     assert bench.pending() == ["a", "b"]
@@ -80,42 +81,42 @@ def test_a_tick_moves_the_mark_and_queues_its_messages(
 
 
 def test_a_tick_without_messages_only_moves_the_mark(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
 ) -> None:
-    assert tick("", f"{T} 0") is Enqueued.QUEUED
+    assert tick("", f"{T} 0") is Ticked.QUEUED
 
     assert marks(ticker, bench) == {"nightly": f"{T} 0"}
     assert bench.pending() == []
 
 
 def test_a_tick_that_is_sent_twice_does_its_work_once(
-    bench: Bench, tick: Callable[..., Enqueued]
+    bench: Bench, tick: Callable[..., Ticked]
 ) -> None:
-    assert tick("", f"{T}", "a") is Enqueued.QUEUED
+    assert tick("", f"{T}", "a") is Ticked.QUEUED
     before = bench.dump()
 
-    assert tick("", f"{T}", "a") is Enqueued.DUPLICATE
+    assert tick("", f"{T}", "a") is Ticked.DUPLICATE
     assert bench.dump() == before
 
 
 @pytest.mark.parametrize("before", ["", "x", f"{T - 1}", f"{T} 0"])
 def test_a_tick_from_another_mark_changes_nothing(
-    before: str, bench: Bench, tick: Callable[..., Enqueued]
+    before: str, bench: Bench, tick: Callable[..., Ticked]
 ) -> None:
     tick("", f"{T}")
     kept = bench.dump()
 
-    assert tick(before, f"{T + 1}", "a") is Enqueued.DUPLICATE
+    assert tick(before, f"{T + 1}", "a") is Ticked.DUPLICATE
     assert bench.dump() == kept
 
 
 @pytest.mark.parametrize("after", [f"{T}", f"{T} 0", f"{T - 1}", "0", "x"])
 def test_a_mark_never_goes_back(
-    after: str, bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+    after: str, bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
 ) -> None:
     tick("", f"{T}")
 
-    assert tick(f"{T}", after, "a") is Enqueued.DUPLICATE
+    assert tick(f"{T}", after, "a") is Ticked.DUPLICATE
     assert marks(ticker, bench) == {"nightly": f"{T}"}
     assert bench.pending() == []
 
@@ -131,7 +132,7 @@ def test_ticks_given_together_are_done_in_order(bench: Bench, ticker: Ticker) ->
 
     outcomes = ticker.tick(ticks)
 
-    assert outcomes == [Enqueued.QUEUED] * 3 + [Enqueued.DUPLICATE]
+    assert outcomes == [Ticked.QUEUED] * 3 + [Ticked.DUPLICATE]
     assert marks(ticker, bench) == {"nightly": f"{T + 1}", "hourly": f"{T}"}
     assert bench.pending() == ["a", "b", "c"]
 
@@ -141,12 +142,12 @@ def test_no_ticks_are_no_work(ticker: Ticker) -> None:
 
 
 def test_a_message_that_was_sent_before_is_not_sent_again(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
 ) -> None:
     # As after a failover that lost the mark's last move, and nothing else.
     bench.send("a")
 
-    assert tick("", f"{T}", "a", "b") is Enqueued.QUEUED
+    assert tick("", f"{T}", "a", "b") is Ticked.QUEUED
 
     assert bench.pending() == ["a", "b"]
     assert marks(ticker, bench) == {"nightly": f"{T}"}
@@ -167,20 +168,20 @@ def test_a_full_queue_holds_everything_back_until_there_is_room(
     bench.take(bench.worker())
     taken = ticker.tick([one])
 
-    assert refused == [Enqueued.FULL]
+    assert refused == [Ticked.FULL]
     assert kept == ({}, [], None)
-    assert taken == [Enqueued.QUEUED]
+    assert taken == [Ticked.QUEUED]
     assert (bench.pending(other), bench.pending()) == (["a"], ["b"])
     ticker.close()
 
 
 def test_a_queue_that_is_no_list_holds_everything_back(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Enqueued]
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
 ) -> None:
     own = f"{bench.queue}.own"
     bench.broker.enqueue([bench.message("x")._replace(uuid=own)])
 
-    assert tick("", f"{T}", "a", queue=own) is Enqueued.BAD_KEY
+    assert tick("", f"{T}", "a", queue=own) is Ticked.BAD_KEY
     assert marks(ticker, bench) == {}
     assert bench.state_of("a") is None
 
@@ -189,15 +190,15 @@ def test_an_id_that_is_no_state_holds_everything_back(bench: Bench, ticker: Tick
     bench.send("x")
     message = bench.message("a")._replace(uuid=bench.queue)
 
-    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Enqueued.BAD_KEY]
+    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.BAD_KEY]
     assert bench.pending() == ["x"]
 
 
 def test_without_states_of_its_own_the_mark_alone_decides(bench: Bench, ticker: Ticker) -> None:
     message = bench.message("a")._replace(pending=b"")
 
-    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Enqueued.QUEUED]
-    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Enqueued.DUPLICATE]
+    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.QUEUED]
+    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.DUPLICATE]
     assert bench.pending() == ["a"]
     assert bench.state_of("a") is None
 
@@ -216,7 +217,7 @@ def test_of_many_that_move_a_mark_one_does_it(
 ) -> None:
     eager = isinstance(bench.broker, EagerBroker)
     tickers = [ticker if eager else ticker_of(bench, request) for _ in range(8)]
-    outcomes: list[Enqueued] = []
+    outcomes: list[Ticked] = []
 
     def race(one: Ticker) -> None:
         before = ""
@@ -234,22 +235,112 @@ def test_of_many_that_move_a_mark_one_does_it(
         thread.join(30)
 
     assert bench.pending() == [f"{n}" for n in range(20)]
-    assert outcomes.count(Enqueued.QUEUED) == 20
+    assert outcomes.count(Ticked.QUEUED) == 20
     assert len(outcomes) == 160
     for one in tickers:
         one.close()
 
 
 def test_the_scripts_are_sent_again_where_the_server_forgot_them(
-    bench: Bench, tick: Callable[..., Enqueued]
+    bench: Bench, tick: Callable[..., Ticked]
 ) -> None:
     tick("", f"{T}", "a")
     bench.forget_scripts()
 
-    assert tick(f"{T}", f"{T + 1}", "b") is Enqueued.QUEUED
+    assert tick(f"{T}", f"{T + 1}", "b") is Ticked.QUEUED
     assert bench.pending() == ["a", "b"]
 
 
+# -- canceled ----------------------------------------------------------------------------------
+def test_a_canceled_entry_moves_on_and_sends_nothing(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+) -> None:
+    tick("", f"{T}", "a")
+
+    changed = ticker.switch(bench.queue, "nightly", canceled=True)
+
+    assert changed
+    assert ticker.marks(bench.queue).canceled == {"nightly"}
+    assert tick(f"{T}", f"{T + 1}", "b") is Ticked.CANCELED
+    assert tick(f"{T + 1} {T}", f"{T + 2}", "c") is Ticked.CANCELED
+    assert marks(ticker, bench) == {"nightly": f"{T + 2} {T}"}
+    assert (bench.pending(), bench.state_of("b")) == (["a"], None)
+
+
+def test_a_canceled_entry_that_was_never_sent_has_no_time_it_was_sent_for(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+) -> None:
+    ticker.switch(bench.queue, "nightly", canceled=True)
+
+    assert tick("", f"{T}", "a") is Ticked.CANCELED
+    assert marks(ticker, bench) == {"nightly": f"{T} 0"}
+
+
+def test_canceling_and_resuming_twice_changes_nothing_the_second_time(
+    bench: Bench, ticker: Ticker
+) -> None:
+    def switch(*, canceled: bool) -> bool:
+        return ticker.switch(bench.queue, "nightly", canceled=canceled)
+
+    answers = [switch(canceled=is_off) for is_off in (False, True, True, False, False)]
+
+    assert answers == [False, True, False, True, False]
+    assert ticker.marks(bench.queue)[1:] == ({}, frozenset())
+
+
+def test_of_two_entries_only_the_canceled_one_is_not_sent(bench: Bench, ticker: Ticker) -> None:
+    ticker.switch(bench.queue, "nightly", canceled=True)
+    ticker.switch(f"{bench.queue}.other", "hourly", canceled=True)
+    ticks = [
+        Tick(bench.queue, name, "", f"{T}", [bench.message(name)]) for name in ("nightly", "hourly")
+    ]
+
+    assert ticker.tick(ticks) == [Ticked.CANCELED, Ticked.QUEUED]
+    assert bench.pending() == ["hourly"]
+
+
+def test_who_resumes_moves_the_mark_to_now_as_what_passed_is_over(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+) -> None:
+    tick("", "5000", "a")
+    tick("5000", "9000 5000")
+    ticker.switch(bench.queue, "nightly", canceled=True)
+
+    ticker.switch(bench.queue, "nightly", canceled=False)
+
+    found = ticker.marks(bench.queue)
+    mark = Mark.of(found.texts["nightly"])
+    assert mark is not None
+    assert found.now_ms - 60_000 <= mark.last_ms <= found.now_ms
+    assert mark.ran_ms == 5000
+    assert tick(mark.text, f"{found.now_ms + 1}", "b") is Ticked.QUEUED
+
+
+def test_who_resumes_moves_no_mark_back(
+    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+) -> None:
+    ahead = f"{T * 10}"
+    tick("", ahead)
+    ticker.switch(bench.queue, "nightly", canceled=True)
+
+    ticker.switch(bench.queue, "nightly", canceled=False)
+
+    assert marks(ticker, bench) == {"nightly": ahead}
+
+
+def test_asyncio_cancels_resumes_and_looks_as_threads_do(bench: Bench, ticker: Ticker) -> None:
+    async def all_of_it() -> list[Any]:
+        done: list[Any] = [await ticker.aswitch(bench.queue, "n", canceled=True)]
+        done.append((await ticker.amarks(bench.queue)).canceled)
+        done.append(await ticker.aswitch(bench.queue, "n", canceled=False))
+        done.append((await ticker.amarks(bench.queue)).canceled)
+        await ticker.aclose()
+        return done
+
+    assert asyncio.run(all_of_it()) == [True, {"n"}, True, frozenset()]
+
+
+# -- in Redis -----------------------------------------------------------------------------------
 @pytest.mark.server
 def test_a_mark_is_a_field_and_a_state_outlives_a_day(queue: str, redis_url: str, raw: Any) -> None:
     ticker = RedisTicker(Connections(parse(redis_url)), results_expire_s=60)
@@ -272,7 +363,7 @@ def test_a_mark_that_somebody_spoilt_is_begun_anew(queue: str, redis_url: str, r
 
     outcomes = ticker.tick([Tick(queue, "n", "yesterday", f"{T} 0", ())])
 
-    assert outcomes == [Enqueued.QUEUED]
+    assert outcomes == [Ticked.QUEUED]
     assert raw.hget(keys.periodic(queue), "n") == f"{T} 0".encode()
     ticker.close()
 

@@ -21,9 +21,10 @@ import redis
 from machine import build, keys
 from machine.clock import SystemClock
 from machine.config import Config, RedisConfig
+from machine.embedded import EmbeddedServer
 from machine.registry import Registry, Task, task
 from machine.runtime.child import Child, Ways
-from machine.runtime.chords import ChordSweep
+from machine.runtime.chords import Chords, ChordSweep
 from machine.runtime.courier import new_worker_id
 from machine.runtime.promoter import Promoter
 from machine.runtime.reaper import Reaper
@@ -31,6 +32,8 @@ from machine.server import Server
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 PATIENCE_S = 10.0
+#: Makes a server keep all it has acknowledged.
+KEEPS = ("--appendonly", "yes", "--appendfsync", "always")
 LEASE_S, HEARTBEAT_S = 2.5, 0.8
 
 
@@ -90,15 +93,19 @@ class Yard:
 
     def sweep(self) -> ChordSweep:
         """Return the duty that fires forgotten chords."""
-        terms = self._plan.ways.terms
-        return ChordSweep(self.broker, self.backend, terms, self.clock, [self.queue], 1.0)
+        return ChordSweep(self.broker, self.chords(), [self.queue], 1.0)
+
+    def chords(self) -> Chords:
+        """Return what fires armed chords."""
+        return Chords(self.broker, self.backend, self._plan.ways.terms, self.clock)
 
     def reaper(self, own_id: str = "") -> Reaper:
         """Return the duty that takes from the dead; its heir is on the roster."""
         own_id = own_id or new_worker_id()
         self.broker.register(own_id, [self.queue])
         return Reaper(
-            *(self.broker, self.backend, self._plan.ways.terms, self.clock, [self.queue], own_id),
+            *(self.broker, self.backend, self._plan.ways.terms, self.clock, self.chords()),
+            *([self.queue], own_id),
             lease_s=LEASE_S,
             heartbeat_s=HEARTBEAT_S,
         )
@@ -226,6 +233,26 @@ def make_yard(
 def yard(make_yard: Callable[..., Yard]) -> Yard:
     """Return a yard with the test's own queue."""
     return make_yard()
+
+
+@pytest.fixture
+def own_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    """Start a server of the test's own, which keeps all it acknowledged."""
+    with EmbeddedServer(args=getattr(request, "param", KEEPS)) as running:
+        yield running
+
+
+@pytest.fixture
+def own_raw(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
+    """Return a plain client of the own server."""
+    with redis.Redis.from_url(own_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def own(own_server: EmbeddedServer, own_raw: redis.Redis, make_yard: Callable[..., Yard]) -> Yard:
+    """Return a yard on the own server."""
+    return make_yard(raw=own_raw, broker=own_server.url, result_backend=own_server.url)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from machine import BrokerRefused, BrokerUnavailable, MachineError, QueueFull, group
-from machine.broker.base import ChordShot, Enqueued, Park, Release, Verdict
+from machine.broker.base import Canceled, ChordShot, Enqueued, Park, Release, Verdict
 from machine.broker.redis_ticks import RedisTicker
 from machine.broker.ticks import Tick
 from machine.connection import Connections, Limits, loads
@@ -64,7 +64,7 @@ def tick(bench: Bench) -> Callable[[], Any]:
 
 
 def fire(bench: Bench) -> Callable[[], Any]:
-    shot = ChordShot(bench.queue, bench.group(), [], None, b"")
+    shot = ChordShot(bench.queue, bench.group(), [], b"")
     return lambda: bench.broker.fire_chord(shot)
 
 
@@ -93,13 +93,13 @@ PATIENT: dict[str, tuple[Callable[[Bench], Callable[[], Any]], Any]] = {
     "reap": (lambda b: lambda: b.reap(b.worker()), (0, [])),
     "due": (lambda b: lambda: b.broker.promote(10), 0),
     "promote": (due, 1),
-    "fire_chord": (fire, False),
-    "disarm": (lambda b: lambda: b.broker.disarm(b.queue, b.group(), 0), None),
+    "fire_chord": (fire, Verdict.FENCED),
+    "cancel": (lambda b: lambda: b.broker.cancel([b.uuid("a")]), [Canceled.UNKNOWN]),
     "tick": (tick, [Enqueued.QUEUED]),
     "replay": (lambda b: buried(b, "replay"), 1),
     "purge_dead": (lambda b: buried(b, "purge_dead"), 1),
-    "HSCAN": (lambda b: lambda: b.broker.armed(b.queue, 10), []),
-    "SCARD": (lambda b: lambda: b.broker.ended_count(b.queue, b.group()), 0),
+    "HSCAN": (lambda b: lambda: b.broker.armed(b.queue, 0, 10), (0, [])),
+    "ZMSCORE": (lambda b: lambda: b.broker.canceled([b.uuid("a")]), set()),
     "LRANGE": (lambda b: lambda: b.broker.pending(b.queue), []),
     "ZRANGE": (lambda b: b.broker.delayed, []),
     "HGETALL": (lambda b: lambda: b.broker.held(b.queue, "w"), []),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,28 +16,6 @@ from machine.runtime.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard
-
-KEEPS = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-@pytest.fixture
-def own_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
-    """Start a server of the test's own, which keeps all it acknowledged."""
-    with EmbeddedServer(args=getattr(request, "param", KEEPS)) as running:
-        yield running
-
-
-@pytest.fixture
-def own_raw(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
-    """Return a plain client of the own server."""
-    with redis.Redis.from_url(own_server.url) as client:
-        yield client
-
-
-@pytest.fixture
-def own(own_server: EmbeddedServer, own_raw: redis.Redis, make_yard: Callable[..., Yard]) -> Yard:
-    """Return a yard on the own server."""
-    return make_yard(raw=own_raw, broker=own_server.url, result_backend=own_server.url)
 
 
 def patient(yard: Yard, child: Any) -> None:

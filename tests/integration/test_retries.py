@@ -84,7 +84,9 @@ def test_between_tries_the_state_is_retry_with_the_first_name_and_time(yard: Yar
     yard.run()
 
     between = yard.document(result.uuid)
+    (attempt,) = between.pop("Attempts")
     assert between == pending | {"State": "RETRY", "Error": between["Error"]}
+    assert (attempt["Attempt"], attempt["Error"]) == (1, "try 1 failed")
     assert between["Error"] in ("", "try 1 failed")
     yard.make_due()
     yard.run()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from machine.lock import RedisLock, lock_name
 from machine.registry import Registry
 from machine.runtime.scheduler import Inbox, Scheduler, report
 from machine.signature import new_uuid
-from machine.timetable import Entry, Mark, run_of
+from machine.timetable import Entry, Mark, PeriodicState, run_of
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard
@@ -487,6 +488,120 @@ def test_intervals_below_a_second_are_looked_at_more_often(yard: Yard) -> None:
     assert (at_first, scheduler.period_s) == (0.2, 0.05)
 
 
+# -- canceled ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["task", "chain", "group", "chord"])
+@pytest.mark.parametrize("catch_up", ["latest", "skip", "all"])
+def test_a_canceled_entry_is_sent_by_nobody_and_when_it_goes_on_nothing_is_made_up_for(
+    kind: str, catch_up: Any, yard: Yard, make_yard: Callable[..., Yard]
+) -> None:
+    enter(yard, kind, catch_up=catch_up)
+    ran_ms = set_mark(yard, "n", 600_000)
+    other = make_yard()
+
+    canceled = other.server.cancel_periodic("n")
+    look(yard)
+    passed = mark(yard, "n")
+    resumed = other.server.resume_periodic("n")
+    look(yard)
+
+    assert (canceled, resumed) == (True, True)
+    assert passed == Mark(ran_ms + 600_000, ran_ms)
+    assert yard.ready() == []
+
+
+def test_what_came_due_while_no_scheduler_was_there_is_over_when_an_entry_goes_on(
+    yard: Yard,
+) -> None:
+    yard.server.register_periodic_task("@every 60s", "n", sig("note"), catch_up="all")
+    yard.server.cancel_periodic("n")
+    set_mark(yard, "n", 600_000)
+
+    yard.server.resume_periodic("n")
+    look(yard)
+
+    assert yard.ready() == []
+
+
+def test_a_scheduler_that_looked_before_an_entry_was_canceled_sends_nothing(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard.server.register_periodic_task("@every 60s", "n", sig("note"))
+    ran_ms = set_mark(yard, "n", 90_000)
+    scheduler = yard.server.new_scheduler()
+    tick = scheduler._ticker.tick
+
+    def late(ticks: Any) -> Any:
+        yard.server.cancel_periodic("n")
+        return tick(ticks)
+
+    monkeypatch.setattr(scheduler._ticker, "tick", late)
+    scheduler.run_once(0.0)
+
+    assert yard.ready() == []
+    assert mark(yard, "n") == Mark(ran_ms + MINUTE_MS, ran_ms)
+
+
+def test_what_is_said_of_an_entry_is_what_the_store_knows(yard: Yard) -> None:
+    yard.server.register_periodic_task("@every 60s", "n", sig("note"))
+    at_ms = set_mark(yard, "n", 90_000, ran_ago_ms=150_000)
+    yard.server.cancel_periodic("another replica's")
+
+    own, foreign = yard.server.periodic_tasks()
+    assert asyncio.run(look_async(yard)) == [own, foreign]
+
+    assert (own.name, own.spec, own.canceled) == ("n", "@every 60s", False)
+    assert own.next_at == datetime.fromtimestamp((at_ms + 2 * MINUTE_MS) / 1000, UTC)
+    assert own.served_at == datetime.fromtimestamp(at_ms / 1000, UTC)
+    assert own.sent_at == datetime.fromtimestamp((at_ms - MINUTE_MS) / 1000, UTC)
+    assert foreign == PeriodicState(
+        name="another replica's",
+        spec="",
+        next_at=None,
+        canceled=True,
+        served_at=None,
+        sent_at=None,
+    )
+
+
+async def look_async(yard: Yard) -> list[PeriodicState]:
+    async with build.server(yard.config) as server:
+        server.register_periodic_task("@every 60s", "n", sig("note"))
+        return await server.aperiodic_tasks()
+
+
+def test_asyncio_cancels_what_a_scheduler_sends_and_lets_it_go_on(yard: Yard) -> None:
+    note(yard)
+    yard.server.register_periodic_task("@every 60s", "n", sig("note"))
+    set_mark(yard, "n", 90_000)
+
+    async def switch(name: str) -> bool:
+        async with build.server(yard.config) as server:
+            done: bool = await getattr(server, name)("n")
+            return done
+
+    assert asyncio.run(switch("acancel_periodic"))
+    look(yard)
+    assert yard.ready() == []
+    assert asyncio.run(switch("aresume_periodic"))
+    set_mark(yard, "n", 90_000)
+    look(yard)
+    assert len(yard.ready()) == 1
+    yard.run()
+
+
+def enter(yard: Yard, kind: str, **ways: Any) -> None:
+    """Register the entry "n", of this kind, every minute."""
+    server = yard.server
+    if kind == "task":
+        server.register_periodic_task("@every 60s", "n", sig("note"), **ways)
+    elif kind == "chain":
+        server.register_periodic_chain("@every 60s", "n", sig("note"), sig("note"), **ways)
+    elif kind == "group":
+        server.register_periodic_group("@every 60s", "n", 0, sig("note"), sig("note"), **ways)
+    else:
+        server.register_periodic_chord("@every 60s", "n", 0, sig("note"), sig("note"), **ways)
+
+
 # -- with Go -----------------------------------------------------------------------------------
 @pytest.fixture
 def shared(make_yard: Callable[..., Yard], queue: str) -> Iterator[tuple[Yard, str]]:
@@ -532,6 +647,17 @@ def test_what_go_sent_for_a_while_is_not_made_up_for(shared: tuple[Yard, str]) -
     look(yard)
 
     assert len(yard.ready()) == 1
+
+
+def test_a_canceled_entry_takes_no_lock_and_is_not_sent(shared: tuple[Yard, str]) -> None:
+    yard, key = shared
+    set_mark(yard, "n", 90_000)
+    yard.server.cancel_periodic("n")
+
+    look(yard)
+
+    assert yard.ready() == []
+    assert yard.raw.get(key) is None
 
 
 def test_of_two_schedulers_and_go_one_sends(shared: tuple[Yard, str]) -> None:
@@ -632,7 +758,7 @@ def test_a_report_to_nobody_is_no_error() -> None:
 # -- a worker ----------------------------------------------------------------------------------
 TASKS = """
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from machine import current_task, periodic, task
 
 @periodic(timedelta(seconds=0.2), name="often")

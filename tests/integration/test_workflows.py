@@ -86,7 +86,23 @@ def test_a_failing_member_ends_the_chain(yard: Yard, sums: Sums) -> None:
         result.get(timeout=5)
     assert caught.value.uuid == result.members[1].uuid
     assert sums.calls == [("add", 1)]
-    assert result.members[2].state is None
+
+
+def test_what_was_to_follow_a_failed_member_of_a_chain_ends_as_not_run(
+    yard: Yard, sums: Sums
+) -> None:
+    result = chain(sums.fail.s(), sums.add.partial(), sums.add.partial(), sums.add.partial()).send()
+    failed = result.members[0].uuid
+
+    yard.run()
+
+    assert sums.calls == []
+    for member in result.members[1:]:
+        document = yard.document(member.uuid)
+        assert document["State"] == "FAILURE"
+        assert document["Error"] == f"not run: fail {failed} failed: boom"
+        assert document["TaskName"] == "add"
+        assert 0 < yard.raw.ttl(member.uuid) <= 3600
 
 
 def test_an_immutable_parent_hands_nothing_on(yard: Yard, sums: Sums) -> None:
@@ -321,7 +337,7 @@ def test_a_chord_whose_meta_has_expired_fails_its_callback(yard: Yard, sums: Sum
     yard.server.backend.purge_group(result.group.group_uuid)
     yard.run()
 
-    error = f"group {result.group.group_uuid} has no members any more: its meta expired"
+    error = f"group {result.group.group_uuid} has no members any more: it expired"
     with pytest.raises(TaskFailed, match=error):
         yard.server.result(result.uuid).get(timeout=5)
 

@@ -15,13 +15,14 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from machine import build
 from machine.config import Config
 from machine.errors import MachineError, TaskFailed
 from machine.registry import Registry
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.result_course import Course
 from machine.signature import Arg, Signature
 from machine.workflow import Chain, Chord, Group
 
@@ -78,6 +79,17 @@ class Sent:
     members: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A task or a workflow that is sent by itself at certain times."""
+
+    kind: Literal["task", "chain", "group", "chord"]
+    spec: str
+    name: str
+    jobs: Sequence[Job]
+    callback: Job | None = None
+
+
 class Caller(Protocol):
     """A program that sends and waits, in either language."""
 
@@ -85,6 +97,8 @@ class Caller(Protocol):
     def chain(self, *jobs: Job) -> Sent: ...
     def group(self, *jobs: Job) -> Sent: ...
     def chord(self, callback: Job, *jobs: Job) -> Sent: ...
+    def schedule(self, plan: Plan) -> None: ...
+    def close(self) -> None: ...
     def get(self, uuids: Iterable[str], timeout_s: float = PATIENCE_S) -> list[Answer]: ...
     def get_chain(self, sent: Sent, timeout_s: float = PATIENCE_S) -> Answer: ...
     def get_chord(self, sent: Sent, timeout_s: float = PATIENCE_S) -> Answer: ...
@@ -93,8 +107,8 @@ class Caller(Protocol):
 class PyCaller:
     """The machine's own server, in this process."""
 
-    def __init__(self, url: str) -> None:
-        config = Config(broker=url, default_queue="machinery_tasks")
+    def __init__(self, url: str, program: str = "") -> None:
+        config = Config(broker=url, default_queue="machinery_tasks", periodic_program=program)
         self.server = build.server(config, Registry())
 
     def send(self, *jobs: Job) -> list[str]:
@@ -115,16 +129,35 @@ class PyCaller:
         members = [member.uuid for member in result.group]
         return Sent([*members, result.uuid], result.group.group_uuid, members)
 
+    def schedule(self, plan: Plan) -> None:
+        jobs = [_signature(job) for job in plan.jobs]
+        if plan.kind == "task":
+            self.server.register_periodic_task(plan.spec, plan.name, jobs[0])
+        elif plan.kind == "chain":
+            self.server.register_periodic_chain(plan.spec, plan.name, *jobs)
+        elif plan.kind == "group":
+            self.server.register_periodic_group(plan.spec, plan.name, 0, *jobs)
+        else:
+            assert plan.callback is not None
+            callback = _signature(plan.callback)
+            self.server.register_periodic_chord(plan.spec, plan.name, 0, callback, *jobs)
+
+    def close(self) -> None:
+        self.server.close()
+
     def get(self, uuids: Iterable[str], timeout_s: float = PATIENCE_S) -> list[Answer]:
         return [self._answer(self.server.result(uuid), timeout_s) for uuid in uuids]
 
     def get_chain(self, sent: Sent, timeout_s: float = PATIENCE_S) -> Answer:
-        result = ChainResult[Any](sent.uuids[-1], self._backend, sent.uuids[:-1])
+        course = Course.of_chain(sent.uuids)
+        result = ChainResult[Any](sent.uuids[-1], self._backend, course)
         return self._answer(result, timeout_s)
 
     def get_chord(self, sent: Sent, timeout_s: float = PATIENCE_S) -> Answer:
         group = GroupResult[Any](sent.group, self._backend, sent.members)
-        return self._answer(ChordResult[Any](sent.uuids[-1], self._backend, group), timeout_s)
+        course = Course.of_group(sent.members, sent.uuids[-1])
+        result = ChordResult[Any](sent.uuids[-1], self._backend, group, course)
+        return self._answer(result, timeout_s)
 
     @property
     def _backend(self) -> Any:
@@ -179,6 +212,24 @@ class GoCaller:
         members = [_document(job) for job in jobs]
         answer = self.ask("chord", Signatures=members, Callback=_document(callback))
         return Sent(answer["UUIDs"], answer["Group"], answer["UUIDs"][:-1])
+
+    def schedule(self, plan: Plan) -> None:
+        self.ask(
+            "periodic",
+            Kind=plan.kind,
+            Spec=plan.spec,
+            Name=plan.name,
+            Signatures=[_document(job) for job in plan.jobs],
+            Callback=None if plan.callback is None else _document(plan.callback),
+        )
+
+    def signal(self, number: int) -> None:
+        """Send the program a signal: to stop and to go on, for instance."""
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def get(self, uuids: Iterable[str], timeout_s: float = PATIENCE_S) -> list[Answer]:
         return self._get("get", list(uuids), timeout_s)

@@ -44,7 +44,9 @@ def programs(
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         # At a desk the rest is still worth running; in CI a skip would hide this suite.
-        text = "no Go toolchain is installed; see https://go.dev/doc/install"
+        text = (
+            "no Go toolchain is installed (1.22 or newer is needed); see https://go.dev/doc/install"
+        )
         if os.environ.get("CI"):
             pytest.fail(f"CI needs Go: {text}", pytrace=False)
         pytest.skip(text)
@@ -53,7 +55,7 @@ def programs(
     made = {}
     for version, tags in _TAGS.items():
         made[version] = folder / f"machinery-{version}"
-        command = [go, "build", "-trimpath", "-tags", tags, "-o", str(made[version]), "."]
+        command = [go, "build", "-buildvcs=false", "-tags", tags, "-o", str(made[version]), "."]
         environment = os.environ | {"CGO_ENABLED": "0"}
         built = subprocess.run(
             command, cwd=HERE / "go", env=environment, capture_output=True, text=True, check=False

@@ -18,6 +18,8 @@ from tests.interop.callers import PATIENCE_S, Caller, GoCaller, PyCaller
 
 ROOT = Path(__file__).resolve().parents[2]
 GO_QUEUE, PY_QUEUE, BOTH_QUEUE = "go_q", "py_q", "both_q"
+#: One for all of Python: what is canceled is noted there. Go's workers have their own queue as it.
+DEFAULT_QUEUE = "machinery_tasks"
 NEVER_MS = 3_600_000
 LOG_SHOWN = 4000
 
@@ -53,12 +55,23 @@ class Crossing:
         self._logs: list[IO[str]] = []
         self._go_processes: list[subprocess.Popen[str]] = []
         self._py_processes: list[subprocess.Popen[str]] = []
+        self._schedulers: list[PyCaller] = []
         self.go = GoCaller(self._start_go("caller"))
         self.py = PyCaller(self.url)
 
     def caller(self, language: str) -> Caller:
         """Return the caller of a language, "go" or "py"."""
         return self.go if language == "go" else self.py
+
+    def go_scheduler(self) -> GoCaller:
+        """Return one more Go caller; what it schedules, it sends by itself."""
+        return GoCaller(self._start_go("caller"))
+
+    def py_scheduler(self) -> PyCaller:
+        """Return one more Python caller, whose timetable is one with that of all Go callers."""
+        self._schedulers.append(PyCaller(self.url, program=Path(self._go[0]).name))
+        self._schedulers[-1].server.start_scheduler()
+        return self._schedulers[-1]
 
     # -- workers ---------------------------------------------------------------------------
     def go_worker(
@@ -86,7 +99,7 @@ class Crossing:
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent), str(ROOT)]),
             "BROKER": self.url,
             "QUEUES": ",".join(queues),
-            "DEFAULT_QUEUE": queues[0],
+            "DEFAULT_QUEUE": DEFAULT_QUEUE,
             "TASKS_MODULES": "interop_tasks",
             "WORKER_PROCESSES": "1",
             "WORKER_CONCURRENCY": str(concurrency),
@@ -159,7 +172,8 @@ class Crossing:
     # -- ending ----------------------------------------------------------------------------
     def close(self) -> None:
         """End every process and forget the database; fail if one of them came to harm."""
-        self.py.server.close()
+        for caller in (self.py, *self._schedulers):
+            caller.close()
         for process in self._py_processes:
             process.terminate()
         for process in self._go_processes:

@@ -144,6 +144,13 @@ def gated(gate: str, number: int) -> int:
 
 
 @task
+def gated_halfway(gate: str, number: int) -> int:
+    """Say that half is done, and go on when the gate is open."""
+    current_task().progress(0.5, 'half <"é">')
+    return gated.fn(gate, number)
+
+
+@task
 def gated_fail(gate: str, text: str) -> int:
     """Fail with this text once the gate is open."""
     gated.fn(gate, 0)

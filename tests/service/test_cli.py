@@ -51,6 +51,7 @@ def test_an_unknown_flag_is_a_usage_error() -> None:
         (("-p", "-1"), "worker_processes"),
         (("-l", "loud"), "log_level"),
         (("-Q", "task_a"), "queues"),
+        (("-Q", "high=3,low"), "write 'low=1', or leave out all weights"),
     ],
 )
 def test_a_bad_flag_names_the_setting_and_ends_with_78(flags: tuple[str, ...], text: str) -> None:

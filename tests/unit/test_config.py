@@ -10,9 +10,10 @@ import re
 
 import pytest
 
-from machine.config import SETTINGS, Config, RedisConfig, Reloader
+from machine.config import SETTINGS, Config, RedisConfig
 from machine.cpus import available_cpus
 from machine.errors import ConfigError
+from machine.reloading import Reloader
 
 MACHINERY = """\
 ---
@@ -35,6 +36,9 @@ redis:
   delayed_tasks_key: delayed_tasks_key
   master_name: master_name
 """
+
+
+QUEUES = "queue names of letters, digits and _ . : - and perhaps =weight (1 to 1000)"
 
 
 @pytest.fixture(autouse=True)
@@ -183,9 +187,9 @@ class TestChecks:
             ({"no_unix_signals": 1}, "='1': expected true or false"),
             ({"log_level": "warn"}, "='warn': expected one of debug, info, warning, error"),
             ({"broker": None}, "='None': expected text"),
-            ({"queues": [1]}, "='1': expected queue names of letters, digits and _ . : -"),
-            ({"queues": 5}, "='5': expected queue names of letters, digits and _ . : -"),
-            ({"queues": ["a b"]}, "='a b': expected queue names of letters, digits and _ . : -"),
+            ({"queues": [1]}, f"='1': expected {QUEUES}"),
+            ({"queues": 5}, f"='5': expected {QUEUES}"),
+            ({"queues": ["a b"]}, f"='a b': expected {QUEUES}"),
             ({"tasks_modules": ["a-b"]}, "='a-b': expected module names like machine.tasks"),
             ({"worker_name": "a b"}, "='a b': expected at most 64 letters, digits and _ . : @ -"),
         ],
@@ -697,7 +701,7 @@ class TestYaml:
         ]
         assert errors_in("broker: {a: b}\nqueues: [[a]]\nredis: x\nlog_level: [info]\n", yaml) == [
             "config.yml:1: broker: expected text",
-            "config.yml:2: queues: expected queue names of letters, digits and _ . : -",
+            f"config.yml:2: queues: expected {QUEUES}",
             "config.yml:3: redis: expected settings, one 'name: value' on each line",
             "config.yml:4: log_level='info': expected one of debug, info, warning, error",
         ]
@@ -836,7 +840,7 @@ class TestReloading:
         reloader = Reloader(lambda: Config.from_yaml(path), lambda _: None)
         yaml("default_queue: [\n")
 
-        with caplog.at_level(logging.WARNING, logger="machine.config"):
+        with caplog.at_level(logging.WARNING, logger="machine.reloading"):
             swapped = reloader.run_once()
 
         assert swapped is False

@@ -374,7 +374,7 @@ def test_whatever_is_sent_is_called_the_same(
 
 
 def test_current_task_tells_about_the_run() -> None:
-    context = TaskContext(Signature(name="add"), attempt=2, fence=7)
+    context = TaskContext(Signature(name="add"), fence=7)
     token = running_task.set(context)
     try:
         assert current_task() is context

@@ -8,16 +8,29 @@ from typing import Any
 import pytest
 
 from machine.backend.eager import EagerBackend
+from machine.broker.base import Canceled
+from machine.broker.eager import EagerBroker
+from machine.canceling import Canceling
 from machine.clock import Clock, SystemClock
 from machine.context import TaskContext, running_task
-from machine.errors import ResultNotFound, ResultTimeout, SignatureError, TaskFailed, WireError
+from machine.errors import (
+    ResultNotFound,
+    ResultTimeout,
+    SignatureError,
+    TaskCanceled,
+    TaskExpired,
+    TaskFailed,
+    WireError,
+)
 from machine.result import (
     AsyncResult,
     ChainResult,
     ChordResult,
+    Course,
+    GroupProgress,
     GroupResult,
 )
-from machine.signature import Signature, State, TaskResult, TaskState
+from machine.signature import Progress, Signature, State, TaskResult, TaskState
 
 Way = Callable[..., Any]
 
@@ -314,12 +327,13 @@ def test_printing_a_group_reads_nothing(backend: Counted) -> None:
 
 
 def chain_of(backend: EagerBackend) -> ChainResult[int]:
-    return ChainResult("task_3", backend, ["task_1", "task_2"])
+    return ChainResult("task_3", backend, Course.of_chain(["task_1", "task_2", "task_3"]))
 
 
 def chord_of(backend: EagerBackend) -> ChordResult[int]:
     group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
-    return ChordResult("chord_1", backend, group)
+    course = Course.of_group(["task_1", "task_2"], "chord_1")
+    return ChordResult("chord_1", backend, group, course)
 
 
 def test_a_chain_gives_its_last_value(backend: Counted, get: Way) -> None:
@@ -450,3 +464,280 @@ def test_a_chord_whose_members_are_forgotten_fails_with_its_callbacks_error(
 
 def test_a_chord_knows_its_group(backend: Counted) -> None:
     assert [member.uuid for member in chord_of(backend).group] == ["task_1", "task_2"]
+
+
+# -- looking at workflows ----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["", "a"])
+def ask(request: pytest.FixtureRequest) -> Way:
+    """Return ``ask(result, "touch")``, which is ``result.touch()`` or its asyncio twin."""
+
+    def asked(result: Any, verb: str) -> Any:
+        found = getattr(result, f"{request.param}{verb}")()
+        return asyncio.run(found) if request.param else found
+
+    return asked
+
+
+def started(backend: EagerBackend, uuid: str) -> None:
+    backend.record(TaskState(task_uuid=uuid, state=State.STARTED, task_name="add"))
+
+
+def wide_group_of(backend: EagerBackend) -> GroupResult[int]:
+    """Return the handle of ``task_1 | group(task_2, task_3)``."""
+    course = Course(
+        ["task_1", "task_2", "task_3"], ["task_1"], {"task_2": ["task_1"], "task_3": ["task_1"]}
+    )
+    return GroupResult("group_1", backend, ["task_2", "task_3"], course=course, may_come=True)
+
+
+def test_a_groups_progress_is_counted_in_one_look(backend: Counted, ask: Way) -> None:
+    pending(backend, "task_1")
+    started(backend, "task_2")
+    fail(backend, "task_3", "oops")
+    succeed(backend, "task_4", 1)
+    group: GroupResult[int] = GroupResult("group_1", backend, [f"task_{i}" for i in range(1, 6)])
+
+    found = ask(group, "progress")
+
+    assert found == GroupProgress(total=5, ended=2, failed=1, running=1)
+    assert backend.reads == 1
+
+
+def test_touching_a_group_gives_its_values_or_nothing_yet(backend: Counted, ask: Way) -> None:
+    group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
+    succeed(backend, "task_1", 2)
+    before = ask(group, "touch")
+    succeed(backend, "task_2", 4)
+
+    assert (before, ask(group, "touch")) == (None, [2, 4])
+    assert [state.state for state in ask(group, "states")] == ["SUCCESS"] * 2
+
+
+def test_touching_a_group_raises_a_failure_of_any_task_of_it(backend: Counted, ask: Way) -> None:
+    fail(backend, "task_1", "oops")
+
+    with pytest.raises(TaskFailed, match=r"^oops$"):
+        ask(wide_group_of(backend), "touch")
+
+
+@pytest.mark.parametrize("make", [chain_of, chord_of])
+def test_touching_a_chain_or_chord_looks_at_all_of_it(
+    backend: Counted, ask: Way, make: Callable[[EagerBackend], Any]
+) -> None:
+    pending(backend, "task_1")
+    before = ask(make(backend), "touch")
+    fail(backend, "task_1", "oops")
+
+    assert before is None
+    with pytest.raises(TaskFailed, match=r"^oops$"):
+        ask(make(backend), "touch")
+
+
+def test_one_task_can_be_touched_without_blocking_too(backend: Counted, ask: Way) -> None:
+    result: AsyncResult[int] = AsyncResult("task_1", backend)
+    before = ask(result, "touch")
+    succeed(backend, "task_1", 2)
+
+    assert (before, ask(result, "touch"), ask(result, "results")) == (None, [2], [2])
+
+
+def test_a_tasks_progress_is_what_it_last_said(backend: Counted) -> None:
+    result: AsyncResult[int] = AsyncResult("task_1", backend)
+    said = [result.progress, asyncio.run(result.aprogress())]
+    progress = Progress(0.5, "half")
+    state = TaskState(task_uuid="task_1", state=State.STARTED, progress=progress)
+    backend.record(state)
+
+    said += [result.progress, asyncio.run(result.aprogress())]
+
+    assert said == [None, None, progress, progress]
+
+
+def test_failures_are_the_tasks_to_blame_in_order(backend: Counted, ask: Way) -> None:
+    succeed(backend, "task_1", 1)
+    fail(backend, "task_2", "oops")
+    fail(backend, "task_3", "not run: add task_2 failed: oops")
+
+    found = ask(chain_of(backend), "failures")
+
+    assert [(state.task_uuid, state.error) for state in found] == [("task_2", "oops")]
+
+
+def test_failures_of_a_chord_are_its_failed_members(backend: Counted, ask: Way) -> None:
+    for uuid in ("task_1", "task_2", "chord_1"):
+        fail(backend, uuid, uuid)
+
+    found = ask(chord_of(backend), "failures")
+
+    assert [state.task_uuid for state in found] == ["task_1", "task_2"]
+
+
+def test_a_callback_that_failed_itself_is_a_failure_of_its_chord(
+    backend: Counted, ask: Way
+) -> None:
+    succeed(backend, "task_1", 1)
+    succeed(backend, "task_2", 2)
+    fail(backend, "chord_1", "alas")
+
+    assert [state.error for state in ask(chord_of(backend), "failures")] == ["alas"]
+
+
+# -- a group that ends a workflow --------------------------------------------------------------
+
+
+def test_a_group_waits_for_members_that_are_not_sent_yet(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_1", 1)
+
+    with pytest.raises(ResultTimeout):
+        get(wide_group_of(backend))
+
+
+def test_a_group_fails_with_the_task_before_it(backend: Counted, get: Way) -> None:
+    pending(backend, "task_1")
+    backend.after_first_read = lambda: [  # type: ignore[assignment, return-value]
+        fail(backend, uuid, error)
+        for uuid, error in (("task_1", "oops"), ("task_2", "not run"), ("task_3", "not run"))
+    ]
+
+    with pytest.raises(TaskFailed, match=r"^oops$") as caught:
+        get(wide_group_of(backend), None)
+    assert caught.value.uuid == "task_1"
+
+
+def test_a_group_that_ended_needs_only_its_members_states(backend: Counted, get: Way) -> None:
+    succeed(backend, "task_2", 2)
+    succeed(backend, "task_3", 3)
+
+    assert get(wide_group_of(backend), None) == [2, 3]
+
+
+def test_a_workflows_group_of_which_nothing_is_kept_is_not_waited_for(
+    backend: Counted, get: Way
+) -> None:
+    with pytest.raises(ResultNotFound, match=r"^No state is kept for 'group_1' or any task before"):
+        get(wide_group_of(backend), None)
+    with pytest.raises(ResultNotFound):
+        list(wide_group_of(backend).as_completed())
+
+
+# -- members as they end -----------------------------------------------------------------------
+
+
+def completed(result: Any, way: str) -> list[str]:
+    if way == "as_completed":
+        return [one.uuid for one in result.as_completed(timeout=10)]
+
+    async def collect() -> list[str]:
+        return [one.uuid async for one in result.aas_completed(timeout=10)]
+
+    return asyncio.run(collect())
+
+
+both_ways = pytest.mark.parametrize("way", ["as_completed", "aas_completed"])
+
+
+@both_ways
+@pytest.mark.parametrize("make", [chain_of, chord_of, wide_group_of])
+def test_each_task_is_given_once_as_it_ends(
+    backend: Counted, way: str, make: Callable[[EagerBackend], Any]
+) -> None:
+    result = make(backend)
+    uuids = [member.uuid for member in result.members]
+    for uuid in uuids:
+        succeed(backend, uuid, 1)
+
+    assert sorted(completed(result, way)) == sorted(uuids)
+
+
+@both_ways
+def test_tasks_whose_states_expired_are_not_waited_for_once_the_last_has_ended(
+    backend: Counted, way: str
+) -> None:
+    succeed(backend, "task_2", 2)
+    succeed(backend, "task_3", 3)
+
+    assert sorted(completed(chain_of(backend), way)) == ["task_2", "task_3"]
+
+
+@both_ways
+def test_a_chain_of_which_nothing_is_kept_gives_no_members(backend: Counted, way: str) -> None:
+    with pytest.raises(ResultNotFound):
+        completed(chain_of(backend), way)
+
+
+# -- canceling ---------------------------------------------------------------------------------
+
+
+class Canceler(Canceling):
+    """Cancels in a backend alone, and writes down what it is asked."""
+
+    def __init__(self, backend: EagerBackend) -> None:
+        self.backend = backend
+        self.broker = EagerBroker(clock=SystemClock(), backend=backend)
+        self.asked: list[tuple[list[str], list[str]]] = []
+
+    def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        self.asked.append((list(uuids), list(ahead)))
+        return super().cancel_all(uuids, ahead=ahead)
+
+    async def acancel_all(
+        self, uuids: Sequence[str], *, ahead: Sequence[str] = ()
+    ) -> list[Canceled]:
+        return self.cancel_all(uuids, ahead=ahead)
+
+
+def test_canceling_a_workflow_names_what_may_have_a_state_and_what_is_to_come(
+    backend: Counted, ask: Way
+) -> None:
+    pending(backend, "task_1")
+    canceler = Canceler(backend)
+    course = Course.of_chain(["task_1", "task_2"])
+    result: ChainResult[int] = ChainResult("task_2", backend, course, canceler=canceler)
+
+    done = ask(result, "cancel")
+
+    assert done is True
+    assert canceler.asked == [(["task_1"], ["task_2"])]
+    with pytest.raises(TaskCanceled, match=r"^canceled$") as caught:
+        result.get()
+    assert caught.value.uuid == "task_1"
+
+
+def test_what_has_ended_is_not_canceled(backend: Counted, ask: Way) -> None:
+    succeed(backend, "task_1", 1)
+    canceler = Canceler(backend)
+    one: AsyncResult[int] = AsyncResult("task_1", backend, canceler=canceler)
+    several: GroupResult[int] = GroupResult("group_1", backend, ["task_1"], canceler=canceler)
+
+    assert (ask(one, "cancel"), ask(several, "cancel")) == (False, False)
+    assert one.get() == 1
+
+
+def test_a_handle_made_by_hand_cannot_cancel(backend: Counted, ask: Way) -> None:
+    one: AsyncResult[int] = AsyncResult("task_1", backend)
+
+    for handle in (one, chain_of(backend), wide_group_of(backend)):
+        with pytest.raises(SignatureError, match=r"^This handle knows no server to cancel by"):
+            ask(handle, "cancel")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("canceled", TaskCanceled),
+        ("canceled: replaced", TaskCanceled),
+        ("canceled by me", TaskFailed),
+        ("expired: it was to start before 10:00", TaskExpired),
+        ("expired", TaskFailed),
+    ],
+)
+def test_an_error_says_what_kind_of_end_it_was(
+    backend: Counted, get: Way, error: str, kind: type[TaskFailed]
+) -> None:
+    fail(backend, "task_1", error)
+
+    with pytest.raises(TaskFailed) as caught:
+        get(AsyncResult("task_1", backend))
+    assert (type(caught.value), str(caught.value)) == (kind, error)

@@ -64,9 +64,11 @@ class Memory(EagerBackend):
     def __init__(self, log: list[object], clock: Clock | None = None) -> None:
         super().__init__(clock=clock or SystemClock())
         self.log = log
+        self.dues: list[int] = []
 
     def record_group(self, meta: Any, *, due_ns: int = 0) -> None:
         self.log.append(meta.group_uuid)
+        self.dues.append(due_ns)
         super().record_group(meta, due_ns=due_ns)
 
     def record(self, state: Any) -> None:
@@ -501,7 +503,7 @@ def test_two_members_with_one_id_are_refused(facade: Server, log: list[object]) 
         facade.send_group(Group([Signature(name="add", uuid="task_1")] * 2))
 
     assert str(caught.value) == (
-        "Two members of the group have the id 'task_1'; leave it empty, or give each its own."
+        "Two tasks of the workflow have the id 'task_1'; leave it empty, or give each its own."
     )
     assert log == []
 
@@ -526,6 +528,70 @@ def test_each_member_of_a_chord_carries_the_callback(facade: Server, send: Way) 
     ] * 2
     assert [r.uuid for r in result.group] == [m.uuid for m in members]
     assert facade.get_state(result.uuid) is None
+
+
+def test_all_groups_of_a_workflow_are_written_down_before_anything_is_sent(
+    facade: Server, backend: Memory, log: list[object], send: Way
+) -> None:
+    plus: Task[..., int] = facade.get_registered_task("add")
+    one, two = group(plus.s(1), plus.s(2) | plus.s(3)), group(plus.s(4), plus.s(5))
+
+    result = send(facade, "chain", one | two)
+
+    first, second = result.steps
+    assert log == [
+        *[step.group_uuid for step in (first, second)],
+        [head.uuid for head in facade.pending_tasks()],
+    ]
+    metas = [backend.read_group(step.group_uuid) for step in (first, second)]
+    assert [meta and meta.task_uuids for meta in metas] == [
+        [member.uuid for member in step.members] for step in (first, second)
+    ]
+    assert [meta and meta.nested for meta in metas] == [True, True]
+    assert [member.uuid for member in result.members] == [m.uuid for m in second.members]
+    assert result.group_uuid == second.group_uuid
+
+
+def test_a_workflow_that_cannot_be_sent_writes_nothing(
+    facade: Server, log: list[object], send: Way
+) -> None:
+    plus: Task[..., int] = facade.get_registered_task("add")
+    bad = plus.partial().replace(routing_key="no queue")
+
+    with pytest.raises(SignatureError):
+        send(facade, "group", group(plus.s(1) | plus.s(2), plus.s(1) | (group(plus.s(1)) | bad)))
+    assert log == []
+
+
+def test_every_group_of_a_workflow_lives_until_its_last_task_is_due(
+    facade: Server, backend: Memory, send: Way
+) -> None:
+    plus: Task[..., int] = facade.get_registered_task("add")
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+
+    send(facade, "chain", group(plus.s(1)) | group(plus.s(2) | plus.s(3).options(eta=later)))
+
+    assert backend.dues == [int(later.timestamp()) * 10**9] * 2
+
+
+def test_a_list_of_steps_may_hold_workflows(facade: Server, send: Way) -> None:
+    plus: Task[..., int] = facade.get_registered_task("add")
+
+    ends_with_a_task = send(facade, "chain", [plus.s(1), group(plus.s(1)), plus.s(2)])
+    ends_with_a_group = send(facade, "chain", [plus.s(1) | plus.s(2), group(plus.s(1))])
+
+    assert len(ends_with_a_task.members) == 3
+    assert ends_with_a_task.uuid == ends_with_a_task.members[-1].uuid
+    assert len(ends_with_a_group.members) == 1
+
+
+def test_a_group_is_found_by_its_id_alone_without_blocking_too(facade: Server) -> None:
+    plus: Task[..., int] = facade.get_registered_task("add")
+    sent_group = facade.send_group(group(plus.s(1), plus.s(2)))
+
+    found = asyncio.run(facade.agroup_result(sent_group.group_uuid))
+
+    assert [member.uuid for member in found] == [member.uuid for member in sent_group]
 
 
 def test_on_a_cluster_ids_lie_in_their_queues_slot(log: list[object], backend: Memory) -> None:

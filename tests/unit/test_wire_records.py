@@ -121,7 +121,7 @@ def test_a_state_of_2016_has_one_result() -> None:
 
 def test_a_state_is_read_in_any_case_and_unknown_fields_are_ignored() -> None:
     raw = (
-        b'{"taskuuid":"task_1","STATE":"SUCCESS","Progress":0.5,"error":null,'
+        b'{"taskuuid":"task_1","STATE":"SUCCESS","Mood":0.5,"error":null,'
         b'"results":[{"value":1,"type":"int64"}]}'
     )
 

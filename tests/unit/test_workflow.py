@@ -168,7 +168,7 @@ def test_a_task_in_place_of_a_signature_is_refused_with_the_cure() -> None:
 
     assert str(caught.value) == (
         f"<Task add: {__name__}.add> is not a signature; for a task it is task.s(…), or "
-        "task.partial(…) when results are to be appended. Chains and groups do not nest."
+        "task.partial(…) when results are to be appended. Chains, groups and chords may stand there too."
     )
 
 
@@ -299,7 +299,7 @@ def test_results_are_appended_to_the_arguments_of_a_callback() -> None:
     [callback] = follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
 
     assert callback.args == ints(100, 2)
-    assert callback.headers == {}
+    assert callback.headers == {"x-correlation-id": "task_1"}
     assert parent.on_success[0].args == ints(100)
 
 

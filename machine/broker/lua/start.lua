@@ -20,7 +20,9 @@ for i = 1, #KEYS - 1 do
   elseif old and (string.find(old, '"State":"SUCCESS"', 1, true) or string.find(old, '"State":"FAILURE"', 1, true)) then
     code = 0
   else
-    local created = old and string.match(old, '"CreatedAt":"[^"]*"') or ARGV[2]
+    local at = old and string.find(old, '"Attempts":[', 1, true)
+    local created = at and string.match(old, '^.*,"CreatedAt":"[^"]*"', at)
+    created = created or old and string.match(old, '"CreatedAt":"[^"]*"') or ARGV[2]
     redis.call("SET", key, ARGV[2 * i + 2] .. created .. ',"TTL":0}', "EX", ARGV[1])
   end
   codes[i] = code

@@ -13,13 +13,16 @@ import (
 // request is one line of the caller's input.
 type request struct {
 	Op          string
-	Signatures  []*Signature // send, chain, group, chord
-	Callback    *Signature   // chord
+	Signatures  []*Signature // send, chain, group, chord, periodic
+	Callback    *Signature   // chord, periodic
+	Kind        string       // periodic: task, chain, group or chord
+	Spec        string       // periodic
+	Name        string       // periodic
 	UUIDs       []string     // get, get_chain, get_chord, state
 	Group       string       // completed
 	Count       int          // completed
 	Queue       string       // pending
-	Concurrency int          // group, chord: sendConcurrency
+	Concurrency int          // group, chord, periodic: sendConcurrency
 	TimeoutMS   int          // get, get_chain, get_chord
 }
 
@@ -83,6 +86,8 @@ func handle(server *Server, line string) (response, error) {
 		return sendWorkflow(server, asked)
 	case "get", "get_chain", "get_chord":
 		return get(server, asked)
+	case "periodic":
+		return response{}, schedule(server, asked)
 	}
 	return look(server, asked)
 }
@@ -124,6 +129,22 @@ func sendWorkflow(server *Server, asked request) (response, error) {
 	_, err = server.SendChord(chord, asked.Concurrency)
 	reply.UUIDs = append(reply.UUIDs, chord.Callback.UUID)
 	return reply, err
+}
+
+// schedule registers what this program's scheduler sends from now on, at its times.
+func schedule(server *Server, asked request) error {
+	spec, name, signatures := asked.Spec, asked.Name, asked.Signatures
+	switch asked.Kind {
+	case "task":
+		return server.RegisterPeriodicTask(spec, name, signatures[0])
+	case "chain":
+		return server.RegisterPeriodicChain(spec, name, signatures...)
+	case "group":
+		return server.RegisterPeriodicGroup(spec, name, asked.Concurrency, signatures...)
+	case "chord":
+		return server.RegisterPeriodicChord(spec, name, asked.Concurrency, asked.Callback, signatures...)
+	}
+	return fmt.Errorf("kind %q: give task, chain, group or chord", asked.Kind)
 }
 
 // get waits for results as a Go caller does. A chord's last id is its callback's.

@@ -9,7 +9,7 @@ import (
 	"github.com/RichardKnop/machinery/v2/backends/result"
 	brokers "github.com/RichardKnop/machinery/v2/brokers/redis"
 	"github.com/RichardKnop/machinery/v2/config"
-	locks "github.com/RichardKnop/machinery/v2/locks/eager"
+	locks "github.com/RichardKnop/machinery/v2/locks/redis"
 	"github.com/RichardKnop/machinery/v2/log"
 	"github.com/RichardKnop/machinery/v2/tasks"
 
@@ -49,14 +49,14 @@ func newServer(cnf *Config, driver, address string, db int) (*Server, error) {
 			cnf,
 			brokers.New(cnf, address, "", "", "", db),
 			backends.New(cnf, address, "", "", "", db),
-			locks.New(),
+			locks.New(cnf, []string{address}, db, lockRetries),
 		), nil
 	case "goredis":
 		return machinery.NewServer(
 			cnf,
 			brokers.NewGR(cnf, []string{address}, db),
 			backends.NewGR(cnf, []string{address}, db),
-			locks.New(),
+			locks.New(cnf, []string{address}, db, lockRetries),
 		), nil
 	}
 	return nil, fmt.Errorf("driver %q: give redigo or goredis", driver)

@@ -11,6 +11,9 @@ import (
 	"strings"
 )
 
+// lockRetries is what Machinery itself gives to a lock it makes of a URL.
+const lockRetries = 3
+
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)

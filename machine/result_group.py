@@ -1,0 +1,268 @@
+"""
+The handle of a group: of one sent alone, or of the one that a workflow ends with.
+
+It reads through the backend port and never polls, and knows no Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from machine.backend.base import Backend
+from machine.result_course import Course, Workflow
+from machine.result_task import (
+    AsyncResult,
+    Canceler,
+    closing,
+    one_value,
+    raise_if_failed,
+    refuse_inside_a_task,
+)
+from machine.signature import State, TaskState
+from machine.wire import state_results
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class GroupProgress(NamedTuple):
+    """How many members a group has, how many have ended, failed among these, and run right now."""
+
+    total: int
+    ended: int
+    failed: int
+    running: int
+
+
+class GroupResult(Workflow, Generic[R_co]):
+    """
+    The results of a group, in the order its members were given.
+
+    A member that is itself a workflow counts with the task that ends it, and
+    one that ends in a group with each task of that.
+
+    Args:
+        group_uuid: The group's id.
+        backend: Where the states are.
+        uuids: The members' ids.
+        course: All tasks of the workflow that this group ends; any failure among
+            them is the group's. The members alone by default.
+        may_come: Whether members may be sent later, so that a missing state is not
+            taken for a lost one.
+        steps: Handles of the workflow's steps, the last one this group's.
+        canceler: What cancels.
+
+    Attributes:
+        group_uuid: The group's id.
+        members: A handle for each member.
+    """
+
+    __slots__ = (
+        *("_backend", "_by_uuid", "_canceler", "_course", "_may_come", "_steps"),
+        *("group_uuid", "members"),
+    )
+
+    def __init__(
+        self,
+        group_uuid: str,
+        backend: Backend,
+        uuids: Iterable[str],
+        *,
+        course: Course | None = None,
+        may_come: bool = False,
+        steps: Sequence[AsyncResult[Any] | GroupResult[Any]] = (),
+        canceler: Canceler | None = None,
+    ) -> None:
+        self.group_uuid = group_uuid
+        self.members: list[AsyncResult[R_co]] = [
+            AsyncResult(uuid, backend, may_come=may_come, canceler=canceler) for uuid in uuids
+        ]
+        self._by_uuid = {member.uuid: member for member in self.members}
+        self._backend = backend
+        self._canceler = canceler
+        self._course = course or Course.of_group(list(self._by_uuid))
+        self._may_come = may_come
+        self._steps = list(steps)
+
+    @property
+    def id(self) -> str:
+        """Return the group's uuid."""
+        return self.group_uuid
+
+    @property
+    def steps(self) -> list[AsyncResult[Any] | GroupResult[Any]]:
+        """Return a handle for each step of the workflow; the group itself when that is all."""
+        return [*self._steps] or [self]
+
+    # -- looking ---------------------------------------------------------------------------
+    def states(self) -> list[TaskState | None]:
+        """Look once at all members, in one round trip; ``None`` where no state is kept."""
+        return self._backend.read(self._uuids())
+
+    async def astates(self) -> list[TaskState | None]:
+        """Do what `states` does, without blocking the event loop."""
+        return await self._backend.aread(self._uuids())
+
+    def progress(self) -> GroupProgress:
+        """Look once at all members, in one round trip, and count them."""
+        return _counted(self.states())
+
+    async def aprogress(self) -> GroupProgress:
+        """Do what `progress` does, without blocking the event loop."""
+        return _counted(await self.astates())
+
+    def touch(self) -> list[R_co] | None:
+        """
+        Look once at all tasks.
+
+        Returns:
+            The values in group order, or ``None`` while a member has not ended.
+
+        Raises:
+            TaskFailed: A task of the workflow failed.
+        """
+        return self._touched(self._backend.read(self._course.uuids))
+
+    async def atouch(self) -> list[R_co] | None:
+        """Do what `touch` does, without blocking the event loop."""
+        return self._touched(await self._backend.aread(self._course.uuids))
+
+    # -- waiting ---------------------------------------------------------------------------
+    def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> list[R_co]:
+        """
+        Wait for all members and return their values in group order.
+
+        Args:
+            timeout: Seconds for all of them together; ``None`` waits for ever.
+            allow_in_task: As for `AsyncResult.get`.
+
+        Raises:
+            TaskFailed: A member failed, or a task before them; raised as soon as the
+                first failure is seen, without waiting for the rest.
+            ResultTimeout: Not all have ended within ``timeout``.
+            ResultNotFound: A member's state is not kept any more.
+        """
+        refuse_inside_a_task(allow_in_task=allow_in_task)
+        if self._is_wider():
+            self._look_first(self._backend.read(self._course.uuids))
+        left = set(self._by_uuid)
+        watched = self._backend.completed(self._course.uuids, timeout, missing_ok=self._may_come)
+        for state in watched if left else ():
+            if state.is_failure and self._is_wider():
+                self._raise_first(self._backend.read(self._course.uuids))
+            if self._is_last(state, left):
+                break
+        return self._values()
+
+    async def aget(
+        self, timeout: float | None = None, *, allow_in_task: bool = False
+    ) -> list[R_co]:
+        """Do what `get` does, without blocking the event loop."""
+        refuse_inside_a_task(allow_in_task=allow_in_task)
+        if self._is_wider():
+            self._look_first(await self._backend.aread(self._course.uuids))
+        left = set(self._by_uuid)
+        async with closing(
+            self._backend.acompleted(self._course.uuids, timeout, missing_ok=self._may_come)
+        ) as watched:
+            async for state in watched:
+                if state.is_failure and self._is_wider():
+                    self._raise_first(await self._backend.aread(self._course.uuids))
+                if self._is_last(state, left):
+                    break
+        return self._values()
+
+    def as_completed(
+        self, timeout: float | None = None, *, allow_in_task: bool = False
+    ) -> Iterator[AsyncResult[R_co]]:
+        """Yield each member's result as it ends, well or badly; its ``get()`` is then immediate."""
+        refuse_inside_a_task(allow_in_task=allow_in_task)
+        return self._as_completed(timeout)
+
+    def aas_completed(
+        self, timeout: float | None = None, *, allow_in_task: bool = False
+    ) -> AsyncIterator[AsyncResult[R_co]]:
+        """Do what `as_completed` does, without blocking the event loop."""
+        refuse_inside_a_task(allow_in_task=allow_in_task)
+        return self._aas_completed(timeout)
+
+    def _as_completed(self, timeout: float | None) -> Iterator[AsyncResult[R_co]]:
+        if self._is_wider():
+            self._look_first(self._backend.read(self._course.uuids))
+        uuids = self._uuids()
+        for state in self._backend.completed(uuids, timeout, missing_ok=self._may_come):
+            yield self._ended(state)
+
+    async def _aas_completed(self, timeout: float | None) -> AsyncIterator[AsyncResult[R_co]]:
+        if self._is_wider():
+            self._look_first(await self._backend.aread(self._course.uuids))
+        async with closing(
+            self._backend.acompleted(self._uuids(), timeout, missing_ok=self._may_come)
+        ) as states:
+            async for state in states:
+                yield self._ended(state)
+
+    # -- the parts ---------------------------------------------------------------------------
+    def _uuids(self) -> list[str]:
+        return list(self._by_uuid)
+
+    def _is_wider(self) -> bool:
+        """Say whether there are tasks before the members, whose states say more."""
+        return len(self._course.uuids) > len(self._by_uuid)
+
+    def _look_first(self, states: Sequence[TaskState | None]) -> None:
+        if all(state is None for state in states):
+            raise self._nothing_kept(self.group_uuid)
+
+    def _raise_first(self, states: Sequence[TaskState | None]) -> None:
+        for state in states:
+            if state is not None:
+                raise_if_failed(state)
+
+    def _ended(self, state: TaskState) -> AsyncResult[R_co]:
+        member = self._by_uuid[state.task_uuid]
+        member.take(state)
+        return member
+
+    def _is_last(self, state: TaskState, left: set[str]) -> bool:
+        """Take a final state, which is a good one, and say whether no member is left."""
+        raise_if_failed(state)
+        if state.task_uuid in left:
+            self._ended(state)
+            left.remove(state.task_uuid)
+        return not left
+
+    def _values(self) -> list[R_co]:
+        return [cast(R_co, one_value(member.touch() or ())) for member in self.members]
+
+    def _touched(self, states: Sequence[TaskState | None]) -> list[R_co] | None:
+        self._raise_first(states)
+        of_members = {state.task_uuid: state for state in states if state and state.is_success}
+        if any(uuid not in of_members for uuid in self._by_uuid):
+            return None
+        found = [of_members[uuid] for uuid in self._by_uuid]
+        return [cast(R_co, one_value(state_results(state))) for state in found]
+
+    def __await__(self) -> Generator[Any, None, list[R_co]]:
+        return self.aget().__await__()
+
+    def __iter__(self) -> Iterator[AsyncResult[R_co]]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __repr__(self) -> str:
+        seen = ", ".join(repr(member) for member in self.members[:3])
+        more = ", …" if len(self.members) > 3 else ""
+        return f"<GroupResult {self.group_uuid}: {len(self.members)} members: {seen}{more}>"
+
+
+def _counted(states: Sequence[TaskState | None]) -> GroupProgress:
+    kept = [state for state in states if state is not None]
+    return GroupProgress(
+        total=len(states),
+        ended=sum(state.is_completed for state in kept),
+        failed=sum(state.is_failure for state in kept),
+        running=sum(state.state == State.STARTED for state in kept),
+    )

@@ -3,7 +3,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo test check interop worker caller redis bench fmt lock rename new-task clean
+.PHONY: help demo dev test check interop k8s worker caller api redis bench fmt lock rename new-task clean
 
 VENV = .venv
 READY = $(VENV)/.ready
@@ -15,10 +15,13 @@ UV ?= $(shell command -v uv 2>/dev/null)
 ARGS ?=
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## the whole thing once: server, two workers, a caller, then stop
 	$(RUN) examples/demo.py $(ARGS)
+
+dev: $(READY) ## while you write: server, worker and HTTP caller, restarted by each change
+	@$(RUN) tools/dev.py $(ARGS)
 
 test: check ## everything CI runs: check, then the tests on each server that is installed
 	$(RUN) -m pytest $(ARGS)
@@ -36,11 +39,17 @@ check: $(READY) ## lint, format, types
 interop: $(READY) ## tests against real Go Machinery (needs the Go toolchain; minutes)
 	$(RUN) -m pytest tests/interop $(ARGS)
 
+k8s: $(VENV)/.k8s ## check the Kubernetes manifests (needs kustomize, or Go to build it)
+	$(RUN) -m pytest tests/k8s $(ARGS)
+
 worker: $(READY) ## run a worker here (BROKER says where Redis is)
 	$(RUN) worker/worker.py $(ARGS)
 
 caller: $(READY) ## run the caller here
 	$(RUN) caller/caller.py $(ARGS)
+
+api: $(READY) ## run the HTTP caller here, on port 8000
+	$(RUN) caller/api.py $(ARGS)
 
 redis: $(READY) ## run a server here, on port 6379, until Ctrl-C
 	$(RUN) -m machine.embedded $(ARGS)
@@ -57,6 +66,7 @@ lock: ## pin the dependencies anew (needs uv)
 	$(UV) pip compile $(LOCK) $(BOTH) pyproject.toml -o requirements.lock
 	$(UV) pip compile $(LOCK) -c requirements.lock $(BOTH) --extra api pyproject.toml -o requirements-api.lock
 	$(UV) pip compile $(LOCK) -c requirements-api.lock $(BOTH) --extra api --extra dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile $(LOCK) -c requirements-dev.lock --extra k8s pyproject.toml -o requirements-k8s.lock
 
 # What worker and caller have in common; the HTTP caller and development add to it.
 BOTH = --extra cron --extra metrics --extra otel
@@ -107,3 +117,8 @@ $(READY): pyproject.toml requirements.lock requirements-dev.lock
 	  $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	fi
 	@touch $(READY)
+
+$(VENV)/.k8s: $(READY) requirements-k8s.lock
+	@if [ -n "$(UV)" ]; then $(UV) pip install --quiet --python $(RUN) --require-hashes -r requirements-k8s.lock; \
+	else $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-k8s.lock; fi
+	@touch $@

@@ -276,11 +276,14 @@ def test_redis_can_be_another_server_with_one_variable(compose: dict[str, Any]) 
 TARGETS = [
     "help",
     "demo",
+    "dev",
     "test",
     "check",
     "interop",
+    "k8s",
     "worker",
     "caller",
+    "api",
     "redis",
     "bench",
     "fmt",
@@ -348,6 +351,7 @@ def test_what_make_runs_is_there() -> None:
         "examples/demo.py",
         "worker/worker.py",
         "caller/caller.py",
+        "caller/api.py",
         "benchmarks/run.py",
     ]
     assert [script for script in scripts if not (ROOT / script).is_file()] == []

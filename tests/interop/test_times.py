@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.interop.callers import Job, fresh, ints, texts
-from tests.interop.crossing import BOTH_QUEUE, GO_QUEUE, PY_QUEUE, Crossing, Peer
+from tests.interop.crossing import BOTH_QUEUE, GO_QUEUE, PY_QUEUE, Crossing
 
 by_either = pytest.mark.parametrize("sender", ["go", "py"])
 DELAYED = "delayed_tasks"
@@ -115,7 +115,6 @@ def test_a_time_in_the_past_is_ready_at_once(lively: Crossing, sender: str, queu
 # -- retries -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peer", [Peer("v2", "redigo"), Peer("v1", "goredis")], ids=str)
 def test_counted_retries_change_the_language(crossing: Crossing) -> None:
     crossing.both_workers(go=BOTH_QUEUE, py=BOTH_QUEUE)
     paths = ["go,py,go", "py,go,py", "go,go,py", "py,py,go"] * 10

@@ -482,6 +482,20 @@ def test_an_immutable_chord_callback_gets_its_own_arguments_only() -> None:
     assert ready.args == ints(3)
 
 
+def test_the_failures_of_many_members_fit_into_one_error() -> None:
+    states = [
+        TaskState(task_uuid=f"task_{n}", state=State.FAILURE, error="x" * 10_000)
+        for n in range(100)
+    ]
+
+    failed = chord_callback(Signature(name="a", uuid="chord_1"), states)
+
+    assert isinstance(failed, Failed)
+    assert failed.error.startswith("100 of 100 chord members failed: task_0: x")
+    assert all(f"; task_{n}: x" in failed.error for n in range(1, 100))
+    assert len(failed.error) < 8192
+
+
 def test_members_without_results_add_no_arguments() -> None:
     ready = chord_callback(
         Signature(name="a", uuid="chord_1"), [success("task_1"), success("t", 1)]

@@ -33,6 +33,8 @@ from machine.errors import (
     ResultTimeout,
     RetryLater,
     SignatureError,
+    TaskCanceled,
+    TaskExpired,
     TaskFailed,
     TaskNotRegistered,
     WireError,
@@ -42,6 +44,7 @@ from machine.registry import AsyncTask, Registry, Task, current_task, task
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupProgress, GroupResult
 from machine.scheduling import periodic
 from machine.signature import Arg, Signature, State, TaskState
+from machine.timetable import PeriodicState
 from machine.workflow import Chain, Chord, Group, GroupChain, TypedSignature
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ __all__ = [
     "GroupProgress",
     "State",
     "TaskState",
+    "PeriodicState",
     # Machinery's own layer
     "Config",
     "Server",
@@ -99,6 +103,8 @@ __all__ = [
     "QueueFull",
     "LeaseLost",
     "TaskFailed",
+    "TaskCanceled",
+    "TaskExpired",
     "ResultNotFound",
     "ResultTimeout",
 ]

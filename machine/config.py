@@ -130,7 +130,11 @@ class Config:
     )
     periodic_program: str = setting("", "Go program with the same timetable.", form=settings.NAME)
     default_queue: str = setting(
-        "machinery_tasks", "Queue of tasks that name none.", form=settings.QUEUE, **_THEIRS
+        "machinery_tasks",
+        "Queue of tasks that name none; what all queues share is kept beside it, so callers and "
+        "workers of one program have the same.",
+        form=settings.QUEUE,
+        **_THEIRS,
     )
     results_expire_in: int = setting(
         3600, "How long results are kept.", unit="seconds", least=1, **_THEIRS
@@ -143,8 +147,8 @@ class Config:
     )
     interop_groups: bool = setting(
         False,
-        "Whether members of one group may run on Go Machinery's workers too. Each end then looks "
-        "at all states of the group, as Go does.",
+        "Whether members of one group may run on Go Machinery's workers too; for callers and "
+        "workers. Each end then looks at all states of the group, as Go does.",
     )
     allowed_queues: tuple[str, ...] = setting(
         (), "Queues that a message's callbacks may name, empty = any.", form=settings.QUEUES
@@ -198,6 +202,12 @@ class Config:
         10.0, "How often a worker looks for changed settings, 0 = never.", **_SECONDS
     )
     worker_health_file: str = setting("", "File touched while the worker lives, empty = none.")
+    worker_metrics_host: str = setting(
+        "127.0.0.1", "Address the worker shows its metrics on.", form=settings.HOST
+    )
+    worker_metrics_port: int = setting(
+        0, "Its port, 0 = no metrics; each worker on a host needs its own.", least=0, most=65_535
+    )
     api_host: str = setting("127.0.0.1", "Address the HTTP caller listens on.", form=settings.HOST)
     api_port: int = setting(8000, "Its port, 0 = any free one.", least=0, most=65_535)
     api_token: str = setting(
@@ -213,6 +223,7 @@ class Config:
     log_format: str = setting(
         "auto", "auto = text on a terminal, else json.", choices=("auto", "text", "json")
     )
+    tracing: bool = setting(False, "Whether OpenTelemetry traces tasks (the extra otel).")
     redis: RedisConfig = field(default_factory=RedisConfig)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     reload: Callable[[], Config] | None = field(default=None, compare=False)

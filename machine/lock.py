@@ -54,14 +54,16 @@ class RedisLock:
         """Take it if it is free, or if by its value it has lapsed; say whether it is ours."""
         if until_ns < now_ns:
             return False
-        value, ttl_ms = str(until_ns), max(1, (until_ns + 1 - now_ns) // 1_000_000)
-        if self._execute("SET", key, value, "PX", ttl_ms, "NX"):
+        # The key lapses at the moment itself: one that outlived it would make Go, whose timer goes
+        # off right then, find a value that is gone between its two questions, and send nothing.
+        value, until_ms = str(until_ns), until_ns // 1_000_000
+        if self._execute("SET", key, value, "PXAT", until_ms, "NX"):
             return True
         held_ns = _moment(self._execute("GET", key))
         if not 0 < held_ns < now_ns:
             return False
         # Whoever gets the lapsed value back was first; its key must lapse too, whoever that was.
-        swap = [("GETSET", key, value), ("PEXPIRE", key, ttl_ms)]
+        swap = [("GETSET", key, value), ("PEXPIREAT", key, until_ms)]
         return _moment(self._connections.execute(swap, retry=False)[0]) < now_ns
 
     def _execute(self, *command: str | int) -> bytes | None:

@@ -15,12 +15,14 @@ from typing import Any, Self, TypeVar, overload
 from machine.backend.base import Backend
 from machine.broker.base import Broker, Message
 from machine.config import Config
+from machine.context import running_task
 from machine.errors import (
     BrokerUnavailable,
     ConfigError,
     ResultNotFound,
 )
 from machine.follow_up import copied
+from machine.lineage import inherit
 from machine.outgoing import Outgoing, judge, told
 from machine.registry import Registry, Task
 from machine.result import AsyncResult, GroupResult
@@ -29,7 +31,7 @@ from machine.signature import GroupMeta, Signature, TaskState
 from machine.unique import unique_of
 from machine.unique_sending import UniqueSending
 from machine.workflow import TypedSignature
-from machine.workflow_sending import WorkflowSending
+from machine.workflow_sending import NO_GROUPS, Groups, WorkflowSending
 
 R = TypeVar("R")
 
@@ -256,15 +258,14 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
             )
         return self.backend
 
-    def _send(
-        self, signatures: Sequence[Signature], groups: Sequence[GroupMeta] = (), due_ns: int = 0
-    ) -> None:
+    def _send(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
         # Encoded first: what cannot be sent must not leave a group or a state behind.
         messages, states = self._written(signatures)
         backend = self._required()
         try:
-            for meta in groups:
-                backend.record_group(meta, due_ns=_last_due_ns(signatures, due_ns))
+            last_ns = _last_due_ns(signatures, groups.due_ns)
+            for meta in groups.metas:
+                backend.record_group(meta, due_ns=last_ns, ahead=_members_of(meta, groups.ahead))
             for state in states:
                 backend.record(state)
             outcomes = self.broker.enqueue(messages)
@@ -274,14 +275,15 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
             self.after_enqueue()
         judge(messages, outcomes, self.config.max_queue_length)
 
-    async def _asend(
-        self, signatures: Sequence[Signature], groups: Sequence[GroupMeta] = (), due_ns: int = 0
-    ) -> None:
+    async def _asend(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
         messages, states = self._written(signatures)
         backend = self._required()
         try:
-            for meta in groups:
-                await backend.arecord_group(meta, due_ns=_last_due_ns(signatures, due_ns))
+            last_ns = _last_due_ns(signatures, groups.due_ns)
+            for meta in groups.metas:
+                await backend.arecord_group(
+                    meta, due_ns=last_ns, ahead=_members_of(meta, groups.ahead)
+                )
             for state in states:
                 await asyncio.to_thread(backend.record, state)
             outcomes = await self.broker.aenqueue(messages)
@@ -294,10 +296,21 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
 
     def _written(self, signatures: Sequence[Signature]) -> tuple[list[Message], list[TaskState]]:
         """Return the messages, and the PENDING states that the broker does not keep itself."""
+        running = running_task.get()
+        if running is not None:
+            for signature in signatures:
+                inherit(running.signature, signature)
         if self.before_publish is not None:
             for signature in signatures:
                 self.before_publish(signature)
         return self._outgoing.messages(signatures, keeps_states=self.broker.keeps_states)
+
+
+def _members_of(meta: GroupMeta, states: Sequence[TaskState]) -> list[TaskState]:
+    if not states:
+        return []
+    members = set(meta.task_uuids)
+    return [state for state in states if state.task_uuid in members]
 
 
 def _last_due_ns(signatures: Sequence[Signature], due_ns: int) -> int:

@@ -32,6 +32,7 @@ from machine.wire_records import (
     decode_group,
     decode_letter,
     decode_state,
+    encode_ahead,
     encode_attempt,
     encode_group,
     encode_letter,
@@ -58,7 +59,7 @@ from machine.wire_text import (
 
 __all__ = [
     "MOST_BYTES", "MOST_NODES", "MOST_RETRIES", "STATE_TAIL", "ZERO_TIME", "Letter",
-    "decode_group", "decode_letter", "decode_signature", "decode_state", "encode_attempt",
+    "decode_group", "decode_letter", "decode_signature", "decode_state", "encode_ahead", "encode_attempt",
     "encode_group",
     "encode_letter", "encode_signature", "encode_state", "encode_state_head", "error_text",
     "now_text", "ns_from_text", "state_results",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from machine import wire
 from machine.backend.base import Backend
@@ -20,10 +20,28 @@ from machine.errors import SignatureError
 from machine.nesting import Plan, Stage, plan
 from machine.outgoing import Outgoing
 from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
-from machine.signature import GroupMeta, Signature
+from machine.signature import GroupMeta, Signature, State, TaskState
 from machine.workflow import Chain, Chord, Group, GroupChain, Piece, series, steps_of
 
 R = TypeVar("R")
+
+
+class Groups(NamedTuple):
+    """
+    What is written before the messages of a workflow are.
+
+    Attributes:
+        metas: The groups.
+        due_ns: Unix nanoseconds of the latest ETA in the workflow; they outlive it.
+        ahead: States of members that other tasks send later; see `Backend.record_group`.
+    """
+
+    metas: Sequence[GroupMeta] = ()
+    due_ns: int = 0
+    ahead: Sequence[TaskState] = ()
+
+
+NO_GROUPS = Groups()
 
 
 class WorkflowSending(Canceling, ABC):
@@ -37,15 +55,11 @@ class WorkflowSending(Canceling, ABC):
         """Return the backend; raise `ConfigError` where there is none."""
 
     @abstractmethod
-    def _send(
-        self, signatures: Sequence[Signature], groups: Sequence[GroupMeta] = (), due_ns: int = 0
-    ) -> None:
-        """Write groups down that live past ``due_ns``, and send complete signatures."""
+    def _send(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
+        """Write groups down, and send complete signatures."""
 
     @abstractmethod
-    async def _asend(
-        self, signatures: Sequence[Signature], groups: Sequence[GroupMeta] = (), due_ns: int = 0
-    ) -> None:
+    async def _asend(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
         """Do what `_send` does, without blocking the event loop."""
 
     @overload
@@ -70,7 +84,7 @@ class WorkflowSending(Canceling, ABC):
         """
         planned = self._planned(_chain_of(chain))
         result = self._result(planned)
-        self._send(planned.heads, _metas(planned), planned.due_ns)
+        self._send(planned.heads, self._groups(planned))
         return result
 
     @overload
@@ -87,7 +101,7 @@ class WorkflowSending(Canceling, ABC):
         """Do what `send_chain` does, without blocking the event loop."""
         planned = self._planned(_chain_of(chain))
         result = self._result(planned)
-        await self._asend(planned.heads, _metas(planned), planned.due_ns)
+        await self._asend(planned.heads, self._groups(planned))
         return result
 
     def send_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
@@ -106,7 +120,7 @@ class WorkflowSending(Canceling, ABC):
         planned = self._planned(group, send_concurrency)
         result = cast(GroupResult[R], self._result(planned))
         if planned.heads:
-            self._send(planned.heads, _metas(planned), planned.due_ns)
+            self._send(planned.heads, self._groups(planned))
         return result
 
     async def asend_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
@@ -114,21 +128,21 @@ class WorkflowSending(Canceling, ABC):
         planned = self._planned(group, send_concurrency)
         result = cast(GroupResult[R], self._result(planned))
         if planned.heads:
-            await self._asend(planned.heads, _metas(planned), planned.due_ns)
+            await self._asend(planned.heads, self._groups(planned))
         return result
 
     def send_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
         """Send all members as `send_group` does; each carries the callback."""
         planned = self._planned(chord, send_concurrency)
         result: ChordResult[R] = self._chord_result(planned)
-        self._send(planned.heads, _metas(planned), planned.due_ns)
+        self._send(planned.heads, self._groups(planned))
         return result
 
     async def asend_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
         """Do what `send_chord` does, without blocking the event loop."""
         planned = self._planned(chord, send_concurrency)
         result: ChordResult[R] = self._chord_result(planned)
-        await self._asend(planned.heads, _metas(planned), planned.due_ns)
+        await self._asend(planned.heads, self._groups(planned))
         return result
 
     def _planned(self, piece: Piece[Any], send_concurrency: int = 0) -> Plan:
@@ -137,6 +151,28 @@ class WorkflowSending(Canceling, ABC):
                 f"send_concurrency {send_concurrency} is out of bounds; give 0 or more."
             )
         return plan(steps_of(piece), self._outgoing.complete, self._new_group_uuid)
+
+    def _groups(self, planned: Plan) -> Groups:
+        """Return what is written before any of a workflow's messages."""
+        created_at = wire.now_text(time.time_ns())
+        metas = [
+            GroupMeta(
+                group_uuid=group.group_uuid,
+                task_uuids=list(group.uuids),
+                created_at=created_at,
+                nested=not group.at_once,
+            )
+            for group in planned.groups
+        ]
+        if not self.config.interop_groups:
+            return Groups(metas, planned.due_ns)
+        # A Go worker asks for the states of all members, and takes one without for an error.
+        sent = {head.uuid for head in planned.heads}
+        later = [uuid for meta in metas for uuid in meta.task_uuids if uuid not in sent]
+        ahead = [
+            TaskState(task_uuid=uuid, state=State.PENDING, created_at=created_at) for uuid in later
+        ]
+        return Groups(metas, planned.due_ns, ahead)
 
     def _new_group_uuid(self) -> str:
         return self._outgoing.new_id("group", self.config.default_queue)
@@ -181,16 +217,3 @@ class WorkflowSending(Canceling, ABC):
 
 def _chain_of(chain: Any) -> Chain[Any] | GroupChain[Any]:
     return chain if isinstance(chain, Chain | GroupChain) else series(chain)
-
-
-def _metas(planned: Plan) -> list[GroupMeta]:
-    created_at = wire.now_text(time.time_ns())
-    return [
-        GroupMeta(
-            group_uuid=group.group_uuid,
-            task_uuids=list(group.uuids),
-            created_at=created_at,
-            nested=not group.at_once,
-        )
-        for group in planned.groups
-    ]

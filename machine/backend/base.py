@@ -37,16 +37,21 @@ class Backend(Protocol):
         """
         ...
 
-    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    def record_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """
-        Write a group's meta unless it is there already.
+        Write a group's meta unless it is there already; one round trip.
 
-        It outlives ``due_ns``, Unix nanoseconds before which its last member will
+        ``ahead`` are states of members that other tasks send later
+        (`wire.encode_ahead`), each written where none is. The meta outlives ``due_ns``, Unix nanoseconds before which its last member will
         not start, by a day at least; the members' ends then keep it alive.
         """
         ...
 
-    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    async def arecord_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Do what `record_group` does, without blocking the event loop."""
         ...
 

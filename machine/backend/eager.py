@@ -28,6 +28,7 @@ UNFINISHED_S = 86_400
 EXPIRE_DEFAULT_S = 3600
 
 _STATE = b'{"TaskUUID":'
+_AHEAD = b'{"Ahead":'
 _FINAL = (b'"State":"SUCCESS"', b'"State":"FAILURE"')
 _CREATED = b'"CreatedAt":"'
 _ATTEMPTS = re.compile(rb'"Attempts":\[(.*)\],"CreatedAt":"', re.DOTALL)
@@ -86,7 +87,7 @@ class EagerBackend:
         final = is_final(encoded)
         whole = _with_created_at(encoded, self.peek(key), now_ns, attempt)
         expires_ns = now_ns + self._final_ns
-        if is_state(whole) and not final:
+        if not final and (is_state(whole) or is_ahead(whole)):
             expires_ns = self._unfinished_until(max(now_ns, due_ns))
         self._kept[key] = (whole, expires_ns)
         if len(self._kept) >= self._sweep_at:
@@ -133,15 +134,22 @@ class EagerBackend:
                 return
             self.put(state.task_uuid, _merged(state, kept, self._clock.now_ns()))
 
-    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    def record_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Write a group's meta unless it is there already."""
+        entries = [(meta.group_uuid, wire.encode_group(meta))]
+        entries += [(state.task_uuid, wire.encode_ahead(state)) for state in ahead]
         with self.changed:
-            if self.peek(meta.group_uuid) is None:
-                self.put(meta.group_uuid, wire.encode_group(meta), due_ns=due_ns)
+            for key, document in entries:
+                if self.peek(key) is None:
+                    self.put(key, document, due_ns=due_ns)
 
-    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    async def arecord_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Do what `record_group` does; nothing here waits."""
-        self.record_group(meta, due_ns=due_ns)
+        self.record_group(meta, due_ns=due_ns, ahead=ahead)
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:
         """Return a group's meta, or ``None``."""
@@ -248,6 +256,11 @@ async def _wait_for(news: asyncio.Event, deadline: float | None) -> None:
 def is_state(encoded: bytes) -> bool:
     """Say whether these are the bytes of a state, and not of a group's meta."""
     return encoded.startswith(_STATE)
+
+
+def is_ahead(encoded: bytes) -> bool:
+    """Say whether these are the bytes of a state that was written before its task was sent."""
+    return encoded.startswith(_AHEAD)
 
 
 def is_final(encoded: bytes) -> bool:

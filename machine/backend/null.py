@@ -27,10 +27,14 @@ class NullBackend:
     def record(self, state: TaskState) -> None:
         """Do nothing."""
 
-    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    def record_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Do nothing."""
 
-    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    async def arecord_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Do nothing."""
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:  # noqa: ARG002 - the port's shape

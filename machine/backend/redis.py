@@ -65,20 +65,28 @@ class RedisBackend:
         state.created_at = state.created_at or wire.now_text(time.time_ns())
         self._set(state.task_uuid, wire.encode_state(state))
 
-    def record_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    def record_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Write a group's meta unless it is there already."""
-        self._connections.execute([self._group_command(meta, due_ns)])
+        self._connections.execute(self._group_commands(meta, due_ns, ahead))
 
-    async def arecord_group(self, meta: GroupMeta, *, due_ns: int = 0) -> None:
+    async def arecord_group(
+        self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
+    ) -> None:
         """Do what `record_group` does, without blocking the event loop."""
         from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
-        await links_of(self._connections).execute([self._group_command(meta, due_ns)])
+        await links_of(self._connections).execute(self._group_commands(meta, due_ns, ahead))
 
-    def _group_command(self, meta: GroupMeta, due_ns: int) -> tuple[str | bytes | int, ...]:
+    def _group_commands(
+        self, meta: GroupMeta, due_ns: int, ahead: Sequence[TaskState]
+    ) -> list[tuple[str | bytes | int, ...]]:
         wait_s = max(0, due_ns - time.time_ns()) // 1_000_000_000
         kept_s = max(self._kept_s, _UNFINISHED_S) + wait_s
-        return ("SET", meta.group_uuid, wire.encode_group(meta), "NX", "EX", kept_s)
+        entries = [(meta.group_uuid, wire.encode_group(meta))]
+        entries += [(state.task_uuid, wire.encode_ahead(state)) for state in ahead]
+        return [("SET", key, document, "NX", "EX", kept_s) for key, document in entries]
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:
         """Return a group's meta, or ``None``."""

@@ -45,11 +45,13 @@ __all__ = [
     "Message",
     "Move",
     "Park",
+    "QueueCount",
     "Reaped",
     "Release",
     "Retry",
     "Roster",
     "Start",
+    "Survey",
     "UNPARK_MOST",
     "UNPARK_WITHIN_S",
     "Verdict",
@@ -73,6 +75,34 @@ class Admitted(NamedTuple):
 
     outcome: Enqueued
     uuid: str
+
+
+class QueueCount(NamedTuple):
+    """
+    What is in one queue.
+
+    Attributes:
+        queue: Its name.
+        pending: Messages ready to be claimed.
+        running: Messages that workers hold.
+        dead: Dead letters.
+        workers: Ids of the workers whose lease has not run out, supervisors among them.
+        oldest: The message that is next; empty where there is none.
+    """
+
+    queue: str
+    pending: int
+    running: int
+    dead: int
+    workers: list[str]
+    oldest: bytes
+
+
+class Survey(NamedTuple):
+    """What `Broker.survey` found: delayed messages of all queues, and a count of each."""
+
+    delayed: int
+    queues: list[QueueCount]
 
 
 class Reaped(NamedTuple):
@@ -297,6 +327,10 @@ class Broker(Protocol):
 
     def purge_dead(self, queue: str, ids: Sequence[str]) -> int:
         """Delete dead letters for good; say how many."""
+        ...
+
+    def survey(self, queues: Sequence[str]) -> Survey:
+        """Count what is in these queues, at once: an absent server is not waited for."""
         ...
 
     def ping(self) -> None:

@@ -33,6 +33,7 @@ from machine.broker.base import (
 from machine.broker.eager_line import Rules
 from machine.broker.eager_parked import EagerParked
 from machine.broker.eager_store import EagerStore
+from machine.broker.eager_survey import EagerSurvey
 from machine.broker.eager_unique import EagerUnique
 from machine.clock import Clock
 
@@ -86,7 +87,7 @@ class EagerWaker:
             self._writer.send(b"!")
 
 
-class EagerBroker(EagerUnique, EagerParked):
+class EagerBroker(EagerUnique, EagerParked, EagerSurvey):
     """
     A `Broker` in memory; safe from any number of threads.
 

@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from itertools import count, islice
 
 from machine import wire
-from machine.backend.eager import EXPIRE_DEFAULT_S, UNFINISHED_S, EagerBackend, is_final, is_state
+from machine.backend.eager import (
+    EXPIRE_DEFAULT_S,
+    UNFINISHED_S,
+    EagerBackend,
+    is_ahead,
+    is_final,
+    is_state,
+)
 from machine.broker.base import (
     Canceled,
     ChordShot,
@@ -279,6 +286,8 @@ class EagerStore:
         if self._kind(uuid) not in ("", "state"):
             return Canceled.BAD_KEY
         kept = self._state(uuid)
+        if kept is not None and is_ahead(kept):
+            kept, ahead = None, True
         if kept is None:
             if ahead:
                 self._write(uuid, wire.encode_state_head(_canceled(uuid, "", error)))
@@ -377,7 +386,7 @@ class EagerStore:
         if line is not None and line.ready:
             return "list"
         kept = self._state(key)
-        if kept is None:
+        if kept is None or is_ahead(kept):
             return ""
         return "state" if is_state(kept) else "string"
 

@@ -41,6 +41,7 @@ from machine.broker.redis_moves import (
     read_verdicts,
 )
 from machine.broker.redis_parked import RedisParked
+from machine.broker.redis_survey import RedisSurvey
 from machine.broker.redis_unique import RedisUnique
 from machine.broker.redis_waker import RedisWaker
 from machine.connection import Command, Connections, loads, script
@@ -53,7 +54,7 @@ _REAP_BATCH = 200
 _CODES = {int(code): code for code in Enqueued}
 
 
-class RedisBroker(RedisUnique, RedisParked):
+class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
     """
     Queues on one Redis or Valkey server. See `Broker` for each method's contract.
 

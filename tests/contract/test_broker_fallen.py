@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from machine import wire
-from machine.broker.base import ChordShot, Release, Verdict
+from machine.broker.base import Canceled, ChordShot, Release, Verdict
 from machine.signature import GroupMeta
 
 if TYPE_CHECKING:
@@ -202,3 +202,61 @@ def test_a_failed_chord_that_go_has_marked_as_triggered_is_told_of_once(bench: B
     assert verdicts == [Verdict.DONE, Verdict.FENCED]
     assert bench.state_of("callback") == "FAILURE"
     assert bench.pending() == ["on_error"]
+
+
+# -- states that were written before their tasks were sent ------------------------------------
+@pytest.fixture
+def ahead(bench: Bench) -> str:
+    """Return the id of a task that is to be sent later, and whose state Go may read."""
+    state = bench.state(bench.uuid("later"), "PENDING")
+    meta = GroupMeta(group_uuid=bench.group(), task_uuids=[state.task_uuid])
+    bench.backend.record_group(meta, ahead=[state])
+    assert bench.backend.read([state.task_uuid]) == [state]
+    return state.task_uuid
+
+
+def test_a_follow_up_is_queued_over_a_state_that_was_written_ahead(
+    bench: Bench, ahead: str
+) -> None:
+    first, second = bench.take_one("a"), bench.take_one("b")
+    later = bench.message("later")
+
+    verdicts = bench.make(*(bench.finish(claim, follow_ups=[later]) for claim in (first, second)))
+
+    assert verdicts == [Verdict.DONE, Verdict.DONE]
+    assert ahead == later.uuid
+    assert bench.pending() == ["later"]
+
+
+def test_what_will_never_run_is_recorded_over_a_state_that_was_written_ahead(
+    bench: Bench, ahead: str
+) -> None:
+    bench.make(bench.finish(bench.take_one("a"), "FAILURE", fallen=[lost(bench, "later")]))
+
+    assert bench.state_of("later") == "FAILURE"
+    assert ahead == bench.uuid("later")
+
+
+def test_a_callback_is_sent_over_a_state_that_was_written_ahead(bench: Bench, ahead: str) -> None:
+    arm(bench, "a")
+    later = bench.message("later")
+
+    assert (
+        bench.broker.fire_chord(ChordShot(bench.queue, bench.group("g"), [later], b""))
+        is Verdict.DONE
+    )
+
+    assert bench.pending() == ["later"]
+    assert ahead == later.uuid
+
+
+def test_a_task_with_a_state_that_was_written_ahead_is_canceled_without_a_mark(
+    bench: Bench, ahead: str
+) -> None:
+    assert bench.broker.cancel([ahead]) == [Canceled.DONE]
+
+    assert bench.broker.canceled([ahead]) == set()
+    claim = bench.take_one("a")
+    bench.make(bench.finish(claim, follow_ups=[bench.message("later")]))
+    assert bench.pending() == []
+    assert bench.state_of("later") == "FAILURE"

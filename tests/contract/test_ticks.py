@@ -22,7 +22,8 @@ from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.connection import Connections
 from machine.redis_url import parse
 from machine.signature import Signature, TaskState
-from machine.timetable import Entry, Mark, run_of, steps
+from machine.timetable import Entry, Mark, steps
+from machine.timetable_runs import run_of
 from tests.conftest import FakeClock
 from tests.contract.conftest import Bench
 

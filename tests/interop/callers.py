@@ -108,7 +108,12 @@ class PyCaller:
     """The machine's own server, in this process."""
 
     def __init__(self, url: str, program: str = "") -> None:
-        config = Config(broker=url, default_queue="machinery_tasks", periodic_program=program)
+        config = Config(
+            broker=url,
+            default_queue="machinery_tasks",
+            periodic_program=program,
+            interop_groups=True,
+        )
         self.server = build.server(config, Registry())
 
     def send(self, *jobs: Job) -> list[str]:

@@ -198,6 +198,40 @@ def test_a_chord_of_chains_fires_when_go_ran_the_links_before_the_last(lively: C
     assert lively.runs(*(one.uuid for one in results)) == [1] * 40
 
 
+def test_a_chord_of_chains_fires_whichever_language_runs_the_last_links(mixing: Crossing) -> None:
+    chords = [
+        Chord(
+            Group([chain(1, "py", "go"), chain(2, "go", "py", "go"), chain(3, "go", "py")]),
+            Signature(name="count_sum", args=[], routing_key=queue),
+        )
+        for _ in range(20)
+        for queue in QUEUES.values()
+    ]
+
+    results = [mixing.py.server.send_chord(one) for one in chords]
+
+    assert [one.get(30) for one in results] == [11 + 222 + 33] * 40
+    assert mixing.runs(*(one.uuid for one in results)) == [1] * 40
+
+
+def test_a_group_between_two_tasks_runs_in_both_languages(mixing: Crossing) -> None:
+    pieces = [
+        Chain[Any](
+            [
+                add(1, first),
+                Group([add(n, QUEUES[one]) for n, one in enumerate(["go", "py"] * 3)]),
+                Signature(name="count_sum", args=[], routing_key=last),
+            ]
+        )
+        for first in QUEUES.values()
+        for last in QUEUES.values()
+    ]
+
+    results = [mixing.py.server.send_chain(piece) for piece in pieces]
+
+    assert [one.get(30) for one in results] == [sum(1 + n for n in range(6))] * 4
+
+
 def test_a_group_after_a_group_with_members_in_both(crossing: Crossing) -> None:
     crossing.go_worker()
     # The task between two groups is Python's own, and goes to the default queue.

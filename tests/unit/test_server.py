@@ -66,10 +66,10 @@ class Memory(EagerBackend):
         self.log = log
         self.dues: list[int] = []
 
-    def record_group(self, meta: Any, *, due_ns: int = 0) -> None:
+    def record_group(self, meta: Any, *, due_ns: int = 0, ahead: Any = ()) -> None:
         self.log.append(meta.group_uuid)
         self.dues.append(due_ns)
-        super().record_group(meta, due_ns=due_ns)
+        super().record_group(meta, due_ns=due_ns, ahead=ahead)
 
     def record(self, state: Any) -> None:
         self.log.append((state.task_uuid, state.state))

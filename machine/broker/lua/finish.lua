@@ -24,6 +24,15 @@
 --          3 somebody canceled it: nothing is changed, it is to be ended as canceled.
 -- Cost     O(n + extras).
 local ARGS, NAMES = { F = 5, S = 3, M = 6, L = 4 }, { F = 2, S = 1, M = 3, L = 0 }
+-- A state that was written ahead, for Go, which takes a missing one for an error, is as good as none.
+local function put(key, state, kept)
+  if redis.call("SET", key, state, "NX", "EX", kept) then
+    return true
+  end
+  local old = redis.pcall("GET", key)
+  local ahead = type(old) == "string" and string.sub(old, 1, 9) == '{"Ahead":'
+  return ahead and redis.call("SET", key, state, "EX", kept)
+end
 local CANCELED, n = '"State":"FAILURE","Results":null,"Error":"canceled', tonumber(ARGV[1])
 local owned = redis.call("HMGET", KEYS[1], unpack(ARGV, 5, 4 + n))
 local before = redis.call("MGET", unpack(KEYS, 7, 6 + n))
@@ -74,7 +83,7 @@ while ARGV[a] do
   local kind, i = ARGV[a], tonumber(ARGV[a + 1])
   if codes[i] == 1 or codes[i] == 2 then
     if kind == "F" then
-      if ARGV[a + 3] == "" or redis.call("SET", KEYS[k], ARGV[a + 3], "NX", "EX", ARGV[4]) then
+      if ARGV[a + 3] == "" or put(KEYS[k], ARGV[a + 3], ARGV[4]) then
         if ARGV[a + 4] == "0" then
           redis.call("RPUSH", KEYS[k + 1], ARGV[a + 2])
         else
@@ -82,7 +91,7 @@ while ARGV[a] do
         end
       end
     elseif kind == "S" then
-      redis.call("SET", KEYS[k], ARGV[a + 2], "NX", "EX", ARGV[2])
+      put(KEYS[k], ARGV[a + 2], ARGV[2])
     elseif kind == "M" then
       local new, size = redis.call("SADD", KEYS[k], ARGV[a + 3]), tonumber(ARGV[a + 4])
       local meta, kept = redis.pcall("GET", KEYS[k + 2]), tonumber(ARGV[4])

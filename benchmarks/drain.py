@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import bare
+import chords
 import redis
 from place import HERE, Place, cpu_s
 
 from machine import tasks
 
 #: What is measured, in this order; `--only` chooses from these.
-KINDS = ("enqueue", "bulk", "drain", "roundtrip")
+KINDS = ("enqueue", "bulk", "drain", "roundtrip", "chords")
 _STAGED, _QUEUE, _SAMPLE = "bench.staged", "bench", "bench.sample"
 _CHUNK = 500
 #: Members of a group that is sent in one call.
@@ -67,7 +68,7 @@ def measure(place: Place, kinds: Sequence[str], count: int, runs: int) -> Sample
     Args:
         place: Where; its server is emptied again and again.
         kinds: Of `KINDS`.
-        count: Tasks of one drain; sending and round trips take fewer.
+        count: Tasks of one drain; sending, round trips and chords take fewer.
         runs: Rounds.
     """
     samples = Samples(place.embedded.pid)
@@ -76,6 +77,7 @@ def measure(place: Place, kinds: Sequence[str], count: int, runs: int) -> Sample
         "bulk": lambda into: _bulk(place, count, into),
         "drain": _Drain(place, count).run if "drain" in kinds else lambda _: None,
         "roundtrip": lambda into: _round_trips(place, max(1, count // 40), into),
+        "chords": lambda into: chords.run(place, max(1, count // 2), into),
     }
     for _ in range(runs):
         for kind in kinds:

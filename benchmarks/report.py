@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import chords
 from drain import Samples
 
 #: Name of a value -> what people call it. Its unit: ms where it is a round trip, else tasks/s.
@@ -70,6 +71,8 @@ GOALS = (
 def table(results: Mapping[str, Samples]) -> Iterator[str]:
     """Yield the lines of one table for each place."""
     for place, samples in results.items():
+        if not samples.values.keys() & _NAMES.keys():
+            continue
         yield f"{place:28}  {'ours':>12}  {'bare':>12}  {'ratio':>7}  {'CPU µs':>7}  {'server':>7}"
         for name, label in _NAMES.items():
             if not samples.values.get(name):
@@ -80,6 +83,30 @@ def table(results: Mapping[str, Samples]) -> Iterator[str]:
                 f"  {label:26}  {_shown(name, ours):>12}  {_shown(name, bare):>12}  "
                 f"{ours / bare:6.2f}x  {cpu:>7}  {server:>7}"
             )
+        yield ""
+
+
+def chord_lines(results: Mapping[str, Samples], count: int) -> Iterator[str]:
+    """Yield one line for each chord, and one that says whether they grow as their members do."""
+    members = max(1, count // 2 // 10)
+    for place, samples in results.items():
+        if not samples.values.get(chords.LARGE):
+            continue
+        seconds = {}
+        for name, label, size, parts in (
+            (chords.SMALL, f"chord of {members:,}", members, "members"),
+            (chords.LARGE, f"chord of {10 * members:,}", 10 * members, "members"),
+            (chords.NESTED, f"chord of {members:,} chains of 2", 2 * members, "tasks"),
+        ):
+            rate = median(samples.values[name])
+            seconds[name] = size / rate
+            yield (
+                f"{label}, {place}: {seconds[name]:.2f} s, {rate:,.0f} {parts}/s; CPU µs each: "
+                f"caller {_micros(samples.cpu, name + '.caller')}, workers "
+                f"{_micros(samples.cpu, name)}, server {_micros(samples.server, name)}"
+            )
+        ratio = seconds[chords.LARGE] / seconds[chords.SMALL]
+        yield f"ten times the members, {place}: {ratio:.1f} times as long (linear: 10)"
         yield ""
 
 

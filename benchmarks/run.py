@@ -79,7 +79,11 @@ def main() -> int:
         print(json.dumps(report.as_json(results, about), indent=2))
         return 0
     print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
-    for line in (*report.table(results), *report.goals(results)):
+    for line in (
+        *report.table(results),
+        *report.chord_lines(results, options.tasks),
+        *report.goals(results),
+    ):
         print(line)
     return 0
 

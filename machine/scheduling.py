@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from machine.errors import ConfigError, SignatureError
 from machine.registry import Registry, Task
 from machine.signature import Signature
-from machine.timetable import CatchUp, Entry, PeriodicState, Ways, check_name, run_of, states
+from machine.timetable import CatchUp, Entry, PeriodicState, Ways, check_name, states
+from machine.timetable_runs import run_of
+from machine.workflow import Piece
 
 if TYPE_CHECKING:
     from machine.broker.ticks import Ticker
@@ -101,7 +103,11 @@ class Scheduling:
         self.ticker: Ticker | None = None
 
     def register_periodic_task(
-        self, spec: str | timedelta, name: str, signature: Signature, **ways: Unpack[Ways]
+        self,
+        spec: str | timedelta,
+        name: str,
+        signature: Signature | Piece[Any],
+        **ways: Unpack[Ways],
     ) -> None:
         """
         Send a task at each time of ``spec``, as Machinery's RegisterPeriodicTask does.
@@ -109,7 +115,8 @@ class Scheduling:
         Args:
             spec: When; see `periodic`.
             name: What the timetable knows it by; one entry for each name.
-            signature: A template: each run is a copy with an id of its own.
+            signature: A template: each run is a copy with an id of its own. A workflow may
+                stand here, and wherever the other three take a signature, but for the callback.
             ways: ``catch_up``, ``overlap`` and ``tz``, as for `periodic`.
 
         Raises:
@@ -119,7 +126,11 @@ class Scheduling:
         self._register(Entry.of("task", spec, name, [signature], **ways))
 
     def register_periodic_chain(
-        self, spec: str | timedelta, name: str, *signatures: Signature, **ways: Unpack[Ways]
+        self,
+        spec: str | timedelta,
+        name: str,
+        *signatures: Signature | Piece[Any],
+        **ways: Unpack[Ways],
     ) -> None:
         """Send a chain at each time of ``spec``; see `register_periodic_task`."""
         self._register(Entry.of("chain", spec, name, signatures, **ways))
@@ -129,7 +140,7 @@ class Scheduling:
         spec: str | timedelta,
         name: str,
         send_concurrency: int,
-        *signatures: Signature,
+        *signatures: Signature | Piece[Any],
         **ways: Unpack[Ways],
     ) -> None:
         """Send a group at each time of ``spec``; ``send_concurrency`` is only checked."""
@@ -142,7 +153,7 @@ class Scheduling:
         name: str,
         send_concurrency: int,
         callback: Signature,
-        *signatures: Signature,
+        *signatures: Signature | Piece[Any],
         **ways: Unpack[Ways],
     ) -> None:
         """Send a group with a callback at each time of ``spec``; see the others."""

@@ -1,8 +1,8 @@
 """
-What is sent at which times: entries, and what follows from one of them and a moment. Pure.
+What is to be sent at which times: entries, and what is due at a moment. Pure.
 
-Every id in what an entry sends is made from the entry's name and the time, so that any number of
-schedulers, asked for the same time, send the same messages. Nothing here asks what time it is.
+Nothing here asks what time it is. A workflow is planned as it is entered, with ids that stand for
+those of each run; `timetable_runs` puts them in.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple, Self, TypedDict, get_args
+from itertools import count
+from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
 from uuid import UUID, uuid5
 
 from machine import wire
 from machine.cron import Schedule, parse, spec_text
 from machine.errors import SignatureError
 from machine.follow_up import copied
-from machine.signature import GroupMeta, Signature
-from machine.workflow import Chain, Group
+from machine.nesting import Plan, plan
+from machine.signature import Signature
+from machine.workflow import Chord, Group, series, steps_of
 
-Kind = Literal["task", "chain", "group", "chord"]
+Kind = Literal["task", "chain", "group", "chord", "workflow"]
 CatchUp = Literal["latest", "skip", "all"]
 
 #: A time that is more than this in the past was missed, ms; ``skip`` does not send it any more.
 MISSED_MS: Final = 10_000
 #: Times that ``all`` makes up for at most, the last ones.
 MOST_CAUGHT_UP: Final = 100
-#: Root of the ids of what entries send.
-_NAMESPACE: Final = UUID("3d8c1f7e-52ab-5b0d-9a44-6e0f2c9b7d15")
+#: Root of the ids that stand in the plan of a workflow.
+_NAMESPACE: Final = UUID("c5e0a1d2-7b34-5f68-8a9c-1f2d3e4b5a60")
 _LONGEST_NAME: Final = 200
 _SEP, _MOST_BYTES = "\x1f", 2**29
 
@@ -49,6 +51,34 @@ class Ways(TypedDict, total=False):
     tz: str | None
 
 
+class PlannedGroup(NamedTuple):
+    """
+    A group of a planned workflow.
+
+    Attributes:
+        group_uuid: Its id in the plan.
+        uuids: Those of its members, in order.
+        at_once: Whether all of them are sent first.
+    """
+
+    group_uuid: str
+    uuids: tuple[str, ...]
+    at_once: bool
+
+
+class Outline(NamedTuple):
+    """
+    What there is in a planned workflow.
+
+    Attributes:
+        uuids: Ids of all tasks in the plan, causes first.
+        groups: Its groups.
+    """
+
+    uuids: tuple[str, ...]
+    groups: tuple[PlannedGroup, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """
@@ -57,9 +87,11 @@ class Entry:
     Attributes:
         name: What it is known by in Redis, and in ids: one entry for each name and queue.
         spec: When; see `cron.parse`.
-        kind: What its signatures are together.
-        signatures: Templates; their own ids are never used, for each run needs new ones.
+        kind: What its signatures are together; "workflow" where workflows are in it.
+        signatures: Templates; their own ids are never used, for each run needs new ones. Of a
+            workflow those that are sent first, which carry all others.
         callback: The chord's, ``None`` for the others.
+        outline: The workflow's, ``None`` for the others.
         catch_up: See `Ways`, also for the other two.
         schedule: What ``spec`` means.
 
@@ -76,6 +108,7 @@ class Entry:
     catch_up: CatchUp = "latest"
     overlap: bool = True
     tz: str = ""
+    outline: Outline | None = None
     schedule: Schedule = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,23 +131,35 @@ class Entry:
         kind: Kind,
         spec: str | timedelta,
         name: str,
-        signatures: Sequence[Signature],
-        callback: Signature | None = None,
+        signatures: Sequence[Any],
+        callback: Any = None,
         *,
         catch_up: CatchUp = "latest",
         overlap: bool = True,
         tz: str | None = None,
     ) -> Self:
-        """Return an entry with copies of these signatures; see the class."""
+        """Return an entry with copies of these signatures or workflows; see the class."""
+        check_name(name)
+        outline = None
+        if all(isinstance(one, Signature) for one in signatures) and (
+            callback is None or isinstance(callback, Signature)
+        ):
+            signatures = [copied(signature) for signature in signatures]
+            callback = None if callback is None else copied(callback)
+        else:
+            planned = _planned(kind, name, signatures, callback)
+            kind, signatures, callback = "workflow", planned.heads, None
+            outline = _outline(planned)
         return cls(
             name=name,
             spec=spec_text(spec),
-            signatures=tuple(copied(signature) for signature in signatures),
+            signatures=tuple(signatures),
             kind=kind,
-            callback=None if callback is None else copied(callback),
+            callback=callback,
             catch_up=catch_up,
             overlap=overlap,
             tz=tz or "",
+            outline=outline,
         )
 
     def completed(self, complete: Callable[[Signature], Signature]) -> Self:
@@ -132,6 +177,35 @@ def check_name(name: str) -> None:
         raise SignatureError(
             f"Schedule name {name!r} is not usable: give 1 to {_LONGEST_NAME} printable characters."
         )
+
+
+def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> Plan:
+    """Return what these come to; the same ids whoever asks, and for whichever time."""
+    numbers = count()
+
+    def new_id(of: str) -> str:
+        return f"{of}_{uuid5(_NAMESPACE, f'{name} {next(numbers)}')}"
+
+    def named(own: Signature, of: str) -> Signature:
+        own.uuid = new_id(of)
+        return own
+
+    def group_uuid() -> str:
+        return new_id("group")
+
+    try:
+        if kind == "group":
+            return plan(steps_of(Group(pieces)), named, group_uuid)
+        if kind == "chord":
+            return plan(steps_of(Chord(Group(pieces), callback)), named, group_uuid)
+        return plan(series(pieces).steps, named, group_uuid)
+    except SignatureError as error:
+        raise SignatureError(f"Schedule {name!r}: {error}") from error
+
+
+def _outline(planned: Plan) -> Outline:
+    groups = [PlannedGroup(g.group_uuid, tuple(g.uuids), g.at_once) for g in planned.groups]
+    return Outline(tuple(planned.course.uuids), tuple(groups))
 
 
 # -- what is due -------------------------------------------------------------------------------
@@ -255,82 +329,6 @@ def _moment(ms: int) -> datetime | None:
         return None
 
 
-# -- what is sent ------------------------------------------------------------------------------
-class Run(NamedTuple):
-    """
-    What an entry sends for one time.
-
-    Attributes:
-        signatures: To send now.
-        uuids: Of every task of the run, also those that are sent later.
-        meta: The group's record, or ``None``.
-    """
-
-    signatures: list[Signature]
-    uuids: list[str]
-    meta: GroupMeta | None
-
-
-def run_of(entry: Entry, home: str, due_ms: int) -> Run:
-    """
-    Return what the entry sends for a time: the same whoever asks, however often.
-
-    Args:
-        entry: The entry.
-        home: Queue whose keys hold the timetable; entries of two homes share no ids.
-        due_ms: The time, Unix ms.
-    """
-    seed = f"{home} {entry.name} {due_ms}"
-    if entry.kind == "chain":
-        [first] = _named(seed, Chain(entry.signatures).linked()[:1])
-        uuids = [first.uuid]
-        link = first
-        for _ in entry.signatures[1:]:
-            [link] = link.on_success
-            uuids.append(link.uuid)
-        return Run([first], uuids, None)
-    if entry.kind == "task":
-        signatures = _named(seed, entry.signatures)
-        return Run(signatures, [signatures[0].uuid], None)
-    callback = None if entry.callback is None else _identified(entry.callback, seed, "c", "chord")
-    group_uuid = _id("group", seed, "g")
-    members = _named(seed, Group(entry.signatures).members(group_uuid))
-    for member in members:
-        member.chord_callback = callback or member.chord_callback
-    uuids = [member.uuid for member in members]
-    meta = GroupMeta(
-        group_uuid=group_uuid,
-        task_uuids=uuids,
-        created_at=wire.now_text(due_ms * 1_000_000),
-    )
-    return Run(members, [*uuids, callback.uuid] if callback else uuids, meta)
-
-
-def _named(seed: str, signatures: Iterable[Signature]) -> list[Signature]:
-    return [_identified(s, seed, str(i), "task") for i, s in enumerate(signatures)]
-
-
-def _identified(signature: Signature, seed: str, path: str, kind: str) -> Signature:
-    """Return a copy, and copies of all below it, with ids that follow from seed and path."""
-    own = copied(signature)
-    own.uuid, own.eta_ns = _id(kind, seed, path), None
-    own.on_success = [
-        _identified(callback, seed, f"{path}.s{i}", "task")
-        for i, callback in enumerate(own.on_success)
-    ]
-    own.on_error = [
-        _identified(callback, seed, f"{path}.e{i}", "task")
-        for i, callback in enumerate(own.on_error)
-    ]
-    if own.chord_callback is not None:
-        own.chord_callback = _identified(own.chord_callback, seed, f"{path}.c", "chord")
-    return own
-
-
-def _id(kind: str, seed: str, path: str) -> str:
-    return f"{kind}_{uuid5(_NAMESPACE, f'{seed} {path}')}"
-
-
 # -- between processes -------------------------------------------------------------------------
 def written(entries: Iterable[Entry]) -> bytes:
     """Return entries as lines of text that `read` understands; the last line is ``end``."""
@@ -342,6 +340,12 @@ def written(entries: Iterable[Entry]) -> bytes:
         lines += [b"signature" + _SEP.encode() + wire.encode_signature(s) for s in entry.signatures]
         if entry.callback is not None:
             lines.append(b"callback" + _SEP.encode() + wire.encode_signature(entry.callback))
+        if entry.outline is not None:
+            lines.append(_SEP.join(("tasks", *entry.outline.uuids)).encode())
+            lines += [
+                _SEP.join(("group", "1" if at_once else "", uuid, *members)).encode()
+                for uuid, members, at_once in entry.outline.groups
+            ]
     return b"\n".join([*lines, b"end\n"])
 
 
@@ -351,11 +355,16 @@ def read(text: bytes) -> list[Entry]:
     for line in text.splitlines():
         word, _, rest = line.partition(_SEP.encode())
         if word == b"entry":
-            drafts.append(_Draft(rest.decode().split(_SEP), [], []))
+            drafts.append(_Draft(rest.decode().split(_SEP), [], [], [], []))
         elif word == b"signature":
             drafts[-1].signatures.append(wire.decode_signature(rest, most_bytes=_MOST_BYTES))
         elif word == b"callback":
             drafts[-1].callbacks.append(wire.decode_signature(rest, most_bytes=_MOST_BYTES))
+        elif word == b"tasks":
+            drafts[-1].uuids.extend(rest.decode().split(_SEP))
+        elif word == b"group":
+            at_once, uuid, *members = rest.decode().split(_SEP)
+            drafts[-1].groups.append(PlannedGroup(uuid, tuple(members), bool(at_once)))
     return [draft.entry() for draft in drafts]
 
 
@@ -365,6 +374,8 @@ class _Draft(NamedTuple):
     words: list[str]
     signatures: list[Signature]
     callbacks: list[Signature]
+    uuids: list[str]
+    groups: list[PlannedGroup]
 
     def entry(self) -> Entry:
         kind, name, spec, tz, catch_up, overlap = self.words
@@ -377,4 +388,5 @@ class _Draft(NamedTuple):
             catch_up=next(c for c in get_args(CatchUp) if c == catch_up),
             overlap=bool(overlap),
             tz=tz,
+            outline=Outline(tuple(self.uuids), tuple(self.groups)) if self.uuids else None,
         )

@@ -41,6 +41,9 @@ def test_every_part_is_measured_on_all_cpus_beside_the_same_by_hand() -> None:
         "roundtrip.p99",
         "roundtrip.bare.p50",
         "roundtrip.bare.p99",
+        "chord.small",
+        "chord.large",
+        "chord.nested",
     }
 
 
@@ -60,10 +63,25 @@ def test_the_table_has_a_line_for_each_part_and_one_for_each_goal() -> None:
     assert "round trip" not in done.stdout
 
 
+@pytest.mark.usefixtures("server")
+def test_chords_have_a_line_each_and_one_for_how_they_grow() -> None:
+    done = run("--tasks", "40", "--runs", "1", "--only", "chords")
+
+    labels = [line.partition(":")[0] for line in done.stdout.splitlines() if "all CPUs:" in line]
+    assert done.stderr == ""
+    assert labels == [
+        "chord of 2, all CPUs",
+        "chord of 20, all CPUs",
+        "chord of 2 chains of 2, all CPUs",
+        "ten times the members, all CPUs",
+    ]
+    assert "ours" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--only", "speed"), "'speed' is none of enqueue,bulk,drain,roundtrip"),
+        (("--only", "speed"), "'speed' is none of enqueue,bulk,drain,roundtrip,chords"),
         (("--runs", "0"), "'0' is not a number of 1 or more"),
         (("--tasks", "many"), "'many' is not a number of 1 or more"),
     ],

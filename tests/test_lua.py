@@ -23,7 +23,7 @@ CALLERS = [
     *sorted((ROOT / "machine" / "backend").glob("*.py")),
 ]
 #: finish.lua ends claims with all that follows from them: one loop, and its checks.
-MOST_LINES = {"enqueue_unique": 65, "finish": 120, "fire_chord": 85, "retry": 65, "claim": 65}
+MOST_LINES = {"enqueue_unique": 65, "finish": 125, "fire_chord": 85, "retry": 65, "claim": 65}
 TYPES = {"LIST", "ZSET", "HASH", "STRING", "SET"}
 #: Flags we mean; anything else in the first line is a slip.
 FLAGS = {"", "flags=allow-oom", "flags=no-writes"}

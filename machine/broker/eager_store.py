@@ -1,9 +1,8 @@
 """
 What Redis holds for the queues, as plain structures in memory.
 
-Each method is one change of state, as one Lua script is for the Redis
-adapter. It takes no lock and waits for nothing: `broker.eager` holds the lock
-and wakes whoever waits.
+Each method is one change of state, as a Lua script is for the Redis adapter. It
+takes no lock and waits for nothing: `broker.eager` locks, and wakes who waits.
 """
 
 from __future__ import annotations

@@ -25,18 +25,17 @@ from machine.errors import BrokerUnavailable
 from machine.keys import periodic
 from machine.lock import Lock, lock_name, lock_with_retries
 from machine.runtime.loop import Loop, Loops
-from machine.signature import Signature, TaskState
+from machine.signature import Signature, State, TaskState
 from machine.timetable import (
     MOST_CAUGHT_UP,
     Entry,
     Mark,
-    Run,
     Step,
     read,
-    run_of,
     steps,
     written,
 )
+from machine.timetable_runs import Run, run_of
 
 _log = logging.getLogger("machine.worker")
 
@@ -57,7 +56,7 @@ Write = Callable[[Sequence[Signature]], tuple[list[Message], list[TaskState]]]
 
 
 class _Planned(NamedTuple):
-    """A tick, and what is to be said when it is done."""
+    """A tick, and what is to be said when it is done; "" = nothing."""
 
     entry: Entry
     due_ms: int
@@ -79,6 +78,7 @@ class Scheduler(Loop):
         lock: Machinery's, where Go's schedulers run the same entries; taken before each run.
         program: The name that Go's schedulers put into the lock's key.
         on_sent: Called when something was sent; eager mode runs the queue there.
+        writes_ahead: Whether Go workers may look for members that are not sent yet.
     """
 
     def __init__(
@@ -92,17 +92,20 @@ class Scheduler(Loop):
         lock: Lock | None = None,
         program: str = "",
         on_sent: Callable[[], None] = lambda: None,
+        writes_ahead: bool = False,
     ) -> None:
         super().__init__("scheduler", _PERIOD_S)
         self._ticker, self._backend, self._home = ticker, backend, home
         self._entries, self._write = entries, write
         self._lock, self._program = lock, program
-        self._on_sent = on_sent
+        self._on_sent, self._writes_ahead = on_sent, writes_ahead
         self._known: Sequence[Entry] = ()
         self._look_at_s = float("-inf")
         #: Entry -> the time its lock was last tried for, and whether we got it.
         self._locked: dict[str, tuple[int, bool]] = {}
         self._said: dict[str, tuple[str, int]] = {}
+        #: Entries of which the log says last that they are canceled.
+        self._off: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -128,6 +131,7 @@ class Scheduler(Loop):
 
     def _serve(self, entry: Entry, marks: Marks, planned: list[_Planned]) -> float:
         """Add an entry's ticks to those planned; return the seconds until its next time."""
+        self._say_canceled(entry.name, is_canceled=entry.name in marks.canceled)
         try:
             found = self._plan(entry, marks)
         except BrokerUnavailable:
@@ -175,9 +179,8 @@ class Scheduler(Loop):
 
     def _passed(self, entry: Entry, mark: Mark, now_ms: int, before: str) -> list[_Planned]:
         """Return the tick that moves a canceled entry on, if a time is due."""
-        text = "is canceled, so it is not sent for %s"
         return [
-            _Planned(entry, due_ms, tick, sends=False, text=text)
+            _Planned(entry, due_ms, tick, sends=False, text="")
             for due_ms in entry.schedule.times(mark.last_ms, now_ms, 1)
             for tick in [Tick(self._home, entry.name, before, Mark(due_ms, mark.ran_ms).text, ())]
         ]
@@ -219,8 +222,10 @@ class Scheduler(Loop):
     def _messages(self, run: Run) -> list[Message]:
         """Return a run's messages; write down what the tick does not."""
         messages, states = self._write(run.signatures)
-        if run.meta is not None:
-            self._backend.record_group(run.meta)
+        sent = {signature.uuid for signature in run.signatures}
+        for meta in run.metas:
+            later = [u for u in meta.task_uuids if u not in sent] if self._writes_ahead else []
+            self._backend.record_group(meta, ahead=[_pending(u, meta.created_at) for u in later])
         for state in states:
             # Another scheduler may have sent it already, and a worker may be at it.
             if self._backend.read([state.task_uuid])[0] is None:
@@ -231,10 +236,11 @@ class Scheduler(Loop):
         """Log what became of a tick; return the seconds until its entry is to be looked at."""
         name, moment = one.entry.name, _moment(one.due_ms)
         if outcome is Ticked.QUEUED:
-            _log.info(f"schedule %r {one.text}", name, moment)
+            if one.text:
+                _log.info(f"schedule %r {one.text}", name, moment)
             return _LOOK_S
         if outcome is Ticked.CANCELED:
-            _log.info("schedule %r is canceled, so it is not sent for %s", name, moment)
+            self._say_canceled(name, is_canceled=True)
             return _LOOK_S
         if outcome is Ticked.DUPLICATE:
             return 0.0  # another one was faster, perhaps with an earlier time than ours
@@ -246,6 +252,15 @@ class Scheduler(Loop):
             )
             _log.warning("schedule %r is not sent for %s: %s", name, moment, why)
         return _AGAIN_S
+
+    def _say_canceled(self, name: str, *, is_canceled: bool) -> None:
+        """Log that an entry is canceled, or goes on, when that is new."""
+        if is_canceled and name not in self._off:
+            self._off.add(name)
+            _log.info("schedule %r is canceled; nothing is sent for it until it is resumed", name)
+        elif not is_canceled and name in self._off:
+            self._off.remove(name)
+            _log.info("schedule %r is no longer canceled; it goes on", name)
 
     def _first(self, entry: Entry, what: str, due_ms: int) -> bool:
         """Say whether this is worth a line in the log: not when it was the last thing said."""
@@ -284,6 +299,10 @@ def _is_fast(schedule: Schedule) -> bool:
     return isinstance(schedule, Every) and schedule.period_ms < 1000
 
 
+def _pending(uuid: str, created_at: str) -> TaskState:
+    return TaskState(task_uuid=uuid, state=State.PENDING, created_at=created_at)
+
+
 def _moment(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat().replace("+00:00", "Z")
 
@@ -297,14 +316,14 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._unread: dict[int, bytes] = {}
+        self._unread: dict[int, bytearray] = {}
         self._entries: list[Entry] = []
 
     def open(self) -> int:
         """Return the descriptor that a child to be forked writes its report to."""
         end, out = os.pipe()
         os.set_blocking(end, False)
-        self._unread[end] = b""
+        self._unread[end] = bytearray()
         return out
 
     def entries(self) -> list[Entry]:
@@ -323,7 +342,7 @@ class Inbox:
         os.close(end)
         report = self._unread.pop(end)
         if report.endswith(_REPORT_END):
-            self._entries = read(report)
+            self._entries = read(bytes(report))
 
     def close(self) -> None:
         """Close what is still open."""

@@ -21,7 +21,8 @@ from machine.lock import RedisLock, lock_name
 from machine.registry import Registry
 from machine.runtime.scheduler import Inbox, Scheduler, report
 from machine.signature import new_uuid
-from machine.timetable import Entry, Mark, PeriodicState, run_of
+from machine.timetable import Entry, Mark, PeriodicState
+from machine.timetable_runs import run_of
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

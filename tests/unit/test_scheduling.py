@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from machine import Config, Server, build, periodic, task
+from machine import Config, Server, build, chain, chord, group, periodic, task
 from machine.errors import ConfigError, SignatureError
 from machine.registry import Registry
 from machine.signature import Arg, Signature
@@ -229,6 +231,144 @@ def test_a_worker_made_by_a_server_sees_to_what_is_registered_there() -> None:
 
     assert [entry.name for entry in entries] == ["nightly", "x"]
     assert [entry.signatures[0].routing_key for entry in entries] == ["machinery_tasks"] * 2
+
+
+# -- workflows ---------------------------------------------------------------------------------
+ADD = task(name="add")(lambda *numbers: sum(numbers))
+ONE: Any = ADD.s(1)
+TWO: Any = ADD.partial(2)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("register_periodic_task", (chain(ONE, TWO),)),
+        ("register_periodic_chain", (ONE, group(TWO, TWO), TWO)),
+        ("register_periodic_group", (0, chain(ONE, TWO), ONE)),
+        ("register_periodic_chord", (0, TWO, chain(ONE, TWO), chord([ONE], TWO))),
+    ],
+)
+def test_every_method_takes_workflows_and_entering_one_twice_is_once(
+    method: str, arguments: tuple[Any, ...], eager: Server
+) -> None:
+    for _ in range(2):
+        getattr(eager, method)("@daily", "n", *arguments)
+
+    [entry] = eager.timetable()
+    assert (entry.kind, entry.callback) == ("workflow", None)
+    assert entry.outline is not None
+    assert {signature.routing_key for signature in entry.signatures} == {"home"}
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        (
+            "register_periodic_task",
+            (5,),
+            "Schedule 'n': 5 is not a signature; for a task it is task.s(…), or task.partial(…) ",
+        ),
+        (
+            "register_periodic_chord",
+            (0, chain(ONE, TWO), ONE),
+            "Schedule 'n': Only tasks may stand in this chord's place for the callback, not ",
+        ),
+        (
+            "register_periodic_chord",
+            (0, TWO, group(), ONE),
+            "Schedule 'n': A group in a group needs at least one member.",
+        ),
+        (
+            "register_periodic_task",
+            (group(),),
+            "Schedule 'n': a workflow cannot have 0 signatures.",
+        ),
+        (
+            "register_periodic_chain",
+            (group(ONE), *[TWO] * 70),
+            "Schedule 'n': The message of task 'add' would hold 70 tasks one after another; at ",
+        ),
+        ("register_periodic_task", (chain(ONE.options(unique="k"), TWO),), "Task 'add' "),
+    ],
+)
+def test_a_workflow_that_cannot_be_sent_is_refused_at_once(
+    method: str, arguments: tuple[Any, ...], message: str, eager: Server
+) -> None:
+    with pytest.raises(SignatureError) as caught:
+        getattr(eager, method)("@daily", "n", *arguments)
+
+    assert str(caught.value).startswith(message)
+    assert eager.timetable() == []
+
+
+# -- canceling ---------------------------------------------------------------------------------
+SWITCHES = ("cancel_periodic", "resume_periodic", "acancel_periodic", "aresume_periodic")
+
+
+def call(method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method, which may be a coroutine function."""
+
+    async def awaited() -> Any:
+        return await method(*arguments)
+
+    return asyncio.run(awaited()) if inspect.iscoroutinefunction(method) else method(*arguments)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 201])
+@pytest.mark.parametrize("method", SWITCHES)
+def test_a_name_that_no_entry_can_have_is_refused(method: str, name: str, eager: Server) -> None:
+    with pytest.raises(SignatureError) as caught:
+        call(getattr(eager, method), name)
+
+    assert str(caught.value) == (
+        f"Schedule name {name!r} is not usable: give 1 to 200 printable characters."
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [*((name, ("n",)) for name in SWITCHES), ("periodic_tasks", ()), ("aperiodic_tasks", ())],
+)
+def test_a_server_made_by_hand_says_that_it_knows_no_timetable(
+    method: str, arguments: tuple[str, ...], eager: Server
+) -> None:
+    bare = Server(eager.config, eager.broker, eager.backend)
+
+    with pytest.raises(ConfigError) as caught:
+        call(getattr(bare, method), *arguments)
+
+    assert str(caught.value) == (
+        "This server does not know where its timetable is; make it by machine.connect(), which "
+        "tells it."
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "a"])
+def test_in_memory_a_canceled_entry_does_not_run_until_it_goes_on(
+    prefix: str, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SystemClock", lambda: clock)
+    notes: list[int] = []
+    with build.server(Config(broker="eager")) as server:
+        note = server.register_task("note", task(name="note")(notes.append))
+        server.register_periodic_task("@every 60s", "n", note.partial(1), catch_up="all")
+        scheduler = server.new_scheduler()
+        scheduler.run_once(clock.monotonic_s())
+
+        answers = [call(getattr(server, f"{prefix}cancel_periodic"), "n") for _ in range(2)]
+        for _ in range(3):
+            clock.advance(60)
+            scheduler.run_once(clock.monotonic_s())
+        [off] = call(getattr(server, f"{prefix}periodic_tasks"))
+        answers += [call(getattr(server, f"{prefix}resume_periodic"), "n") for _ in range(2)]
+        scheduler.run_once(clock.monotonic_s())
+        while_off = list(notes)
+        clock.advance(60)
+        scheduler.run_once(clock.monotonic_s())
+
+    assert answers == [True, False, True, False]
+    assert (off.canceled, off.next_at, off.sent_at) == (True, None, None)
+    assert (while_off, notes) == ([], [1])
 
 
 # -- from a thread -----------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from machine.errors import SignatureError
 from machine.signature import Arg, Signature
-from machine.timetable import MOST_CAUGHT_UP, Entry, Mark, Step, read, run_of, steps, written
+from machine.timetable import MOST_CAUGHT_UP, Entry, Mark, Step, read, steps, written
+from machine.timetable_runs import run_of
+from machine.workflow import Chain, Group
 
 HOUR_MS = 3_600_000
 T = 500_000 * HOUR_MS
@@ -78,6 +80,13 @@ KINDS = {
     "chord": entry("chord", "@hourly", sig("a"), sig("b"), callback=sig("c")),
     "tree": entry("task", "@hourly", sig(on_success=[sig("s")], on_error=[sig("e"), sig("f")])),
 }
+KINDS["workflow"] = Entry.of(
+    "chain",
+    "@hourly",
+    "nightly",
+    [Group([sig("a", on_error=[sig("e")]), Chain([sig("b"), sig("c", on_success=[sig("s")])])]),
+     Group([sig("d"), sig("d")], "group_mine"), sig("f", on_error=[sig("g")])],
+)  # fmt: skip
 each_kind = pytest.mark.parametrize("one", KINDS.values(), ids=KINDS)
 
 
@@ -135,17 +144,17 @@ def test_a_chain_is_linked_and_every_link_is_known() -> None:
     second, third = first.on_success[0], first.on_success[0].on_success[0]
     assert [s.name for s in (first, second, third)] == ["a", "b", "c"]
     assert run.uuids == [first.uuid, second.uuid, third.uuid]
-    assert run.meta is None
+    assert run.metas == []
 
 
 def test_a_group_has_a_record_of_its_members() -> None:
     run = run_of(KINDS["group"], "q", T)
 
-    assert run.meta is not None
-    assert run.meta.task_uuids == run.uuids == [s.uuid for s in run.signatures]
-    assert {s.group_uuid for s in run.signatures} == {run.meta.group_uuid}
+    [meta] = run.metas
+    assert meta.task_uuids == run.uuids == [s.uuid for s in run.signatures]
+    assert {s.group_uuid for s in run.signatures} == {meta.group_uuid}
     assert {s.group_task_count for s in run.signatures} == {2}
-    assert run.meta.group_uuid.startswith("group_")
+    assert meta.group_uuid.startswith("group_")
 
 
 def test_all_members_of_a_chord_carry_the_same_callback() -> None:
@@ -156,6 +165,19 @@ def test_all_members_of_a_chord_carry_the_same_callback() -> None:
     assert callbacks[0].uuid.startswith("chord_")
     assert callbacks[0] == callbacks[1]
     assert run.uuids == [*(s.uuid for s in run.signatures), callbacks[0].uuid]
+
+
+def test_what_follows_a_group_has_one_id_in_all_its_members() -> None:
+    run = run_of(KINDS["workflow"], "q", T)
+
+    a, b = run.signatures
+    [c] = b.on_success
+    assert [s.name for s in (a, b, c)] == ["a", "b", "c"]
+    assert a.chord_callback == c.chord_callback
+    members = {meta.group_uuid: meta.task_uuids for meta in run.metas}
+    assert len(members) == 2
+    assert members[a.group_uuid] == [a.uuid, c.uuid]
+    assert all(meta.nested and meta.group_uuid != "group_mine" for meta in run.metas)
 
 
 # -- entries -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from machine.errors import BrokerUnavailable, DuplicateTask, QueueFull, TaskFail
 from machine.registry import Registry
 from machine.server import Server
 from machine.signature import OWN_HEADERS, Signature
-from machine.timetable import run_of
+from machine.timetable_runs import run_of
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -38,7 +38,7 @@ local owned = redis.call("HMGET", KEYS[1], unpack(ARGV, 5, 4 + n))
 local before = redis.call("MGET", unpack(KEYS, 7, 6 + n))
 local crashed = redis.call("EXISTS", KEYS[2]) == 1
 local marked = redis.call("EXISTS", KEYS[6]) == 1
-local codes, ended, seen, blocked = {}, {}, {}, {}
+local codes, ended, seen, blocked, renewed = {}, {}, {}, {}, {}
 -- Lua has no rollback: what a follow-up would stumble over is found before anything is written.
 local a, k = 5 + 2 * n, 7 + n
 while ARGV[a] do
@@ -94,13 +94,17 @@ while ARGV[a] do
       put(KEYS[k], ARGV[a + 2], ARGV[2])
     elseif kind == "M" then
       local new, size = redis.call("SADD", KEYS[k], ARGV[a + 3]), tonumber(ARGV[a + 4])
-      local meta, kept = redis.pcall("GET", KEYS[k + 2]), tonumber(ARGV[4])
-      -- The message names this key: what is no group there is not ours to let expire.
-      if type(meta) == "string" and string.sub(meta, 1, 13) == '{"GroupUUID":' then
-        kept = math.max(kept, redis.call("TTL", KEYS[k + 2]))
-        redis.call("EXPIRE", KEYS[k + 2], kept)
+      if not renewed[KEYS[k]] then
+        -- Its beginning only, and once in a call: it is as long as the group has members.
+        local meta, kept = redis.pcall("GETRANGE", KEYS[k + 2], 0, 12), tonumber(ARGV[4])
+        -- The message names this key: what is no group there is not ours to let expire.
+        if meta == '{"GroupUUID":' then
+          kept = math.max(kept, redis.call("TTL", KEYS[k + 2]))
+          redis.call("EXPIRE", KEYS[k + 2], kept)
+        end
+        redis.call("EXPIRE", KEYS[k], kept)
+        renewed[KEYS[k]] = true
       end
-      redis.call("EXPIRE", KEYS[k], kept)
       if new == 1 and (size == 0 or redis.call("SCARD", KEYS[k]) == size) then
         redis.call("HSET", KEYS[k + 1], ARGV[a + 2], ARGV[a + 5])
         codes[i] = 2

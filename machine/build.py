@@ -30,17 +30,21 @@ from machine.config import Config
 from machine.connection import Connections, Limits
 from machine.errors import ConfigError
 from machine.lock import EagerLock, Lock, RedisLock
+from machine.metrics import TaskMetrics
 from machine.outgoing import Outgoing
 from machine.registry import Registry
 from machine.runtime.child import Ways
 from machine.runtime.eager import EagerRunner
 from machine.runtime.scheduler import Inbox, Scheduler, Write
 from machine.runtime.settle import Terms
+from machine.runtime.watch import Watch
 from machine.runtime.worker import Live, Parts, Plan, Worker
 from machine.scheduling import completed
 from machine.server import Server
 from machine.signature import Signature
 from machine.timetable import Entry
+from machine.tracing import Tracing
+from machine.watching import SendWatcher, WatchedServer
 
 #: Machinery's timeouts are 15 s; a server that answers at all answers sooner than this.
 _MOST_ANSWER_S = 5.0
@@ -62,7 +66,13 @@ def connect(config: Config | None = None) -> Server:
     return server(config, registry)
 
 
-def server(config: Config, registry: Registry | None = None, *, retry_s: float = 30.0) -> Server:
+def server(
+    config: Config,
+    registry: Registry | None = None,
+    *,
+    retry_s: float = 30.0,
+    watchers: Sequence[SendWatcher] = (),
+) -> Server:
     """
     Return a server for callers; nothing connects before the first use.
 
@@ -70,12 +80,13 @@ def server(config: Config, registry: Registry | None = None, *, retry_s: float =
         config: The settings.
         registry: The tasks known; a new one by default.
         retry_s: Seconds that sending and reading keep trying while Redis is away.
+        watchers: Look on while it sends; `metrics.SentMetrics` is one.
     """
     registry = Registry() if registry is None else registry
     if config.broker == "eager":
-        return _eager_server(config, registry)
+        return _eager_server(config, registry, watchers)
     queues, results = broker(config, retry_s=retry_s), backend(config, retry_s=retry_s)
-    made = Server(config, queues, results, registry)
+    made = _facade(config, queues, results, registry, watchers)
     made.worker_factory = lambda owner, name, concurrency: worker(
         _fixed(config, worker_processes=1, worker_concurrency=concurrency),
         name=name,
@@ -86,7 +97,22 @@ def server(config: Config, registry: Registry | None = None, *, retry_s: float =
     return made
 
 
-def _eager_server(config: Config, registry: Registry) -> Server:
+def _facade(
+    config: Config,
+    queues: Broker,
+    results: Backend,
+    registry: Registry,
+    watchers: Sequence[SendWatcher],
+) -> Server:
+    if not watchers and not config.tracing:
+        return Server(config, queues, results, registry)
+    made = WatchedServer(config, queues, results, registry)
+    tracers = [tracing(config)] if config.tracing else []
+    made.watch([*watchers, *tracers], stamps=bool(watchers))
+    return made
+
+
+def _eager_server(config: Config, registry: Registry, watchers: Sequence[SendWatcher]) -> Server:
     clock = SystemClock()
     store = EagerBackend(clock=clock, results_expire_s=config.results_expire_in)
     queue = EagerBroker(
@@ -98,8 +124,9 @@ def _eager_server(config: Config, registry: Registry) -> Server:
         backend=store,
         ignore_eta=True,
     )
-    made = Server(config, queue, store, registry)
-    runner = EagerRunner(queue, store, registry, terms(config), clock, queue.queues)
+    made = _facade(config, queue, store, registry, watchers)
+    watch = _watch(config, "", "")
+    runner = EagerRunner(queue, store, registry, terms(config), clock, queue.queues, watch)
     made.after_enqueue = runner.run
     marks = EagerTicker(queue.store, store.changed)
     made.scheduler_factory = lambda owner: _scheduler_of(owner, marks)
@@ -236,6 +263,7 @@ def _scheduler(
         lock=lock(config),
         program=config.periodic_program,
         on_sent=on_sent,
+        writes_ahead=config.interop_groups,
     )
 
 
@@ -316,6 +344,8 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         write = partial(outgoing.messages, keeps_states=keeps_states(config))
         return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
 
+    if config.tracing:
+        tracing(config)  # what it needs is missing now, or never
     outgoing = Outgoing(config, Registry())
     plan = Plan(
         name=name or config.worker_name or socket.gethostname(),
@@ -327,6 +357,8 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         shutdown_s=config.worker_shutdown_timeout_s,
         handle_signals=not config.no_unix_signals,
         health_file=config.worker_health_file,
+        metrics_host=config.worker_metrics_host,
+        metrics_port=config.worker_metrics_port,
     )
     parts = Parts(
         broker=lambda: broker(config, for_worker=True),
@@ -334,8 +366,25 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         registry=collect,
         timetable=lambda found: completed(found, Outgoing(config, found)),
         scheduler=schedule,
+        watch=partial(_watch, config, plan.name),
     )
     return parts, plan
+
+
+def _watch(config: Config, name: str, directory: str) -> Watch | None:
+    """Return what a child counts with, in this directory ("": not at all), and traces with."""
+    if not directory and not config.tracing:
+        return None
+    return Watch(
+        TaskMetrics(directory, config.slot_count, name) if directory else None,
+        tracing(config) if config.tracing else None,
+    )
+
+
+def tracing(config: Config) -> Tracing:
+    """Return what makes spans, which name the broker's server."""
+    address = config.address(config.broker)
+    return Tracing(address.hosts if address is not None else ())
 
 
 def ping(config: Config) -> None:

@@ -27,15 +27,19 @@ class TaskContext:
         canceled: Whether somebody asked for this task to be canceled; a worker
             looks about once a second. Its result will not be kept.
         said: The progress last reported, or ``None``.
+        error_type: The name of the last error's type, "" where it raised none.
+        trace: The ids of this run's trace and span, in hexadecimal; ``None`` where not traced.
     """
 
-    __slots__ = ("canceled", "fence", "said", "signature")
+    __slots__ = ("canceled", "error_type", "fence", "said", "signature", "trace")
 
     def __init__(self, signature: Signature, fence: int = 0) -> None:
         self.signature = signature
         self.fence = fence
         self.canceled = False
         self.said: Progress | None = None
+        self.error_type = ""
+        self.trace: tuple[str, str] | None = None
 
     @property
     def attempt(self) -> int:

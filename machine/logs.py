@@ -2,7 +2,8 @@
 Log lines for people on a terminal, and for machines everywhere else.
 
 One line an event, whatever a message contains: control characters are escaped
-in text and JSON alike. Arguments of tasks are never logged.
+in text and JSON alike. Lines written while a task runs, yours included, say which
+one it was. Arguments of tasks are never logged.
 """
 
 from __future__ import annotations
@@ -10,14 +11,24 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
+
+from machine.context import TaskContext, running_task
+from machine.lineage import correlation_id
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(0x80, 0xA0))}
 #: Bidirectional controls and line separators: they reorder or break what a person reads.
 _ESCAPED |= {
     c: f"\\u{c:04x}" for c in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
+#: What a line says of the task in which it was written, in this order; "" where nothing is known.
+FIELDS = (
+    *("task_id", "task", "queue", "attempt", "group_id", "correlation_id"),
+    *("trace_id", "span_id"),
+)
+_NOTHING = dict.fromkeys(FIELDS, "")
 
 
 def escaped(text: str) -> str:
@@ -25,8 +36,56 @@ def escaped(text: str) -> str:
     return text.translate(_ESCAPED)
 
 
+def about(context: TaskContext) -> dict[str, TaskContext]:
+    """Return the ``extra`` of a line about a task that does not run any more."""
+    return {"task_context": context}
+
+
+class TaskFilter(logging.Filter):
+    """
+    Writes into each record which task it belongs to, as attributes named in `FIELDS`.
+
+    For a handler of your own: ``handler.addFilter(TaskFilter())``, after which a
+    format may contain ``%(task_id)s``. It lets every record pass. It must be on
+    a handler that runs on the thread of the task (a ``QueueHandler`` does).
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the attributes; always true."""
+        context = getattr(record, "task_context", None) or running_task.get()
+        fields = _NOTHING if context is None else _fields(context)
+        for name, text in fields.items():  # an extra of the same name is somebody's own
+            record.__dict__.setdefault(name, text)
+        return True
+
+
+def _fields(context: TaskContext) -> dict[str, str]:
+    signature = context.signature
+    trace_id, span_id = context.trace or ("", "")
+    return {
+        "task_id": signature.uuid,
+        "task": signature.name,
+        "queue": signature.routing_key,
+        "attempt": str(context.attempt),
+        "group_id": signature.group_uuid,
+        "correlation_id": correlation_id(signature),
+        "trace_id": trace_id,
+        "span_id": span_id,
+    }
+
+
+def _known(record: logging.LogRecord) -> Mapping[str, object]:
+    """Return what the filter found, without what is empty."""
+    said = record.__dict__
+    return {name: said[name] for name in FIELDS if said.get(name)}
+
+
 class TextFormatter(logging.Formatter):
-    """``2026-11-20T15:15:26.418Z INFO name[pid] message``; tracebacks follow, indented."""
+    """
+    ``2026-11-20T15:15:26.418Z INFO name[pid] message``; tracebacks follow, indented.
+
+    In a task, what is known of it stands behind the message: ``[task_id=… task=…]``.
+    """
 
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -36,6 +95,8 @@ class TextFormatter(logging.Formatter):
         """Return the record as one line, or more where it has a traceback."""
         who = f"{self._worker}[{record.process}]"
         line = f"{_time(record)} {record.levelname} {who} {escaped(record.getMessage())}"
+        if known := _known(record):
+            line += escaped(f" [{' '.join(f'{name}={text}' for name, text in known.items())}]")
         if record.exc_info:
             trace = self.formatException(record.exc_info).splitlines()
             line += "".join(f"\n    {escaped(part)}" for part in trace)
@@ -43,7 +104,12 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, worker, pid, message, and a traceback's text."""
+    """
+    One JSON object a line: time, level, logger, worker, pid, message.
+
+    Behind them what is known of the task (`FIELDS`; ``attempt`` is a number), and
+    a traceback's text.
+    """
 
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -51,7 +117,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
-        event = {
+        event: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -59,9 +125,13 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        event |= _known(record)
+        attempt = event.get("attempt")
+        if isinstance(attempt, str) and attempt.isdecimal() and len(attempt) < 10:
+            event["attempt"] = int(attempt)
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=True)
+        return json.dumps(event, ensure_ascii=True, default=str)
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -82,6 +152,7 @@ def set_up(level: str, form: str, worker: str, stream: TextIO | None = None) -> 
     stream = stream or sys.stderr
     is_text = form == "text" or (form == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
+    handler.addFilter(TaskFilter())
     handler.setFormatter((TextFormatter if is_text else JsonFormatter)(worker))
     root = logging.getLogger()
     for old in list(root.handlers):

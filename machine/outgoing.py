@@ -24,6 +24,7 @@ from machine.errors import (
     WireError,
 )
 from machine.follow_up import copied
+from machine.lineage import restamp, stamp
 from machine.registry import Registry
 from machine.signature import ON_CRASH_HEADER, Arg, Signature, State, TaskState, new_uuid
 from machine.unique import refuse_unique
@@ -36,11 +37,15 @@ class Outgoing:
     Args:
         config: The settings.
         registry: Says which tasks are not to run again after a crash.
+
+    Attributes:
+        stamps: Whether messages say when they were sent, so that waits can be measured.
     """
 
     def __init__(self, config: Config, registry: Registry) -> None:
         self._config = config
         self._registry = registry
+        self.stamps = config.worker_metrics_port > 0
         self._delayed_key = config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT
 
     def new_id(self, kind: str, queue: str) -> str:
@@ -107,6 +112,7 @@ class Outgoing:
         messages, states = [], []
         for signature in signatures:
             expiry.dated(signature, now_ns)
+            (stamp if self.stamps else restamp)(signature, now_ns)
             state.task_uuid, state.task_name = signature.uuid, signature.name
             if not keeps_states:
                 states.append(replace(state))

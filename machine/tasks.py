@@ -68,3 +68,14 @@ def flaky() -> str:
     if attempt < 3:
         raise ConnectionError(f"attempt {attempt} failed")
     return f"succeeded at attempt {attempt}"
+
+
+@task
+def climb(steps: int) -> int:
+    """Take a step each 0.1 s; callers see how far it is, and may cancel it on the way."""
+    run = current_task()
+    for step in range(1, steps + 1):
+        run.raise_if_canceled()
+        time.sleep(0.1)
+        run.progress(step / steps, f"step {step} of {steps}")
+    return steps

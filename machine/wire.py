@@ -59,10 +59,9 @@ from machine.wire_text import (
 
 __all__ = [
     "MOST_BYTES", "MOST_NODES", "MOST_RETRIES", "STATE_TAIL", "ZERO_TIME", "Letter",
-    "decode_group", "decode_letter", "decode_signature", "decode_state", "encode_ahead", "encode_attempt",
-    "encode_group",
-    "encode_letter", "encode_signature", "encode_state", "encode_state_head", "error_text",
-    "now_text", "ns_from_text", "state_results",
+    "decode_group", "decode_letter", "decode_signature", "decode_state", "encode_ahead",
+    "encode_attempt", "encode_group", "encode_letter", "encode_signature", "encode_state",
+    "encode_state_head", "error_text", "now_text", "ns_from_text", "state_results",
 ]  # fmt: skip
 
 _make: Final = tuple.__new__  # makes an Arg in half the time of its own constructor

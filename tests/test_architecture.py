@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Lowest first. "runtime.*" stands for every module of that room.
 LINES = [
-    "errors clock cpus keys logs embedded health",
+    "errors clock cpus keys embedded version health",
     "gotypes signature retry redis_url wire_text cron queue_weights",
     "settings outcome hooks options parameters lineage wire_records wire_limits connection_errors",
     "connection_link expiry unique importing",
     "config_layers wire follow_up",
     "config task_headers context",
-    "reloading",
+    "reloading logs metrics tracing",
     "broker.moves",
     "broker.base broker.ticks backend.base connection",
     "connection_aio",
@@ -40,6 +40,7 @@ LINES = [
     "nesting",
     "builders",
     "timetable",
+    "timetable_runs",
     "registry",
     "outgoing",
     "scheduling canceling unique_sending",
@@ -49,11 +50,13 @@ LINES = [
     "backend.eager backend.null",
     (
         "broker.redis_moves broker.redis_chords broker.redis_cancel broker.redis_parked "
-        "broker.redis_unique broker.redis_waker broker.redis "
-        "broker.eager_line broker.eager_store broker.eager_parked broker.eager_unique broker.eager"
+        "broker.redis_unique broker.redis_survey broker.redis_waker broker.redis "
+        "broker.eager_line broker.eager_store broker.eager_parked broker.eager_survey "
+        "broker.eager_unique broker.eager"
     ),
     "broker.redis_ticks broker.eager_ticks",
     "server",
+    "watching queue_metrics",
     "runtime.*",
     "build",
     "__main__",
@@ -65,7 +68,21 @@ MAY_IMPORT_REDIS = ("machine.connection", "machine.broker.redis", "machine.backe
 #: The dependencies, and the type checker's own stubs, which never run.
 THIRD_PARTY = frozenset({"redis", "hiredis", "yaml", "dotenv", "_typeshed"})
 #: What an extra brings, and the one module that may ask for it, late.
-EXTRAS = {"machine.cron": {"cronsim"}}
+EXTRAS = {
+    "machine.cron": {"cronsim"},
+    "machine.metrics": {"prometheus_client"},
+    "machine.queue_metrics": {"prometheus_client"},
+    "machine.runtime.exporter": {"prometheus_client"},
+    "machine.tracing": {"opentelemetry"},
+    "caller.api": {"starlette", "uvicorn"},
+    "caller.web.asking": {"starlette"},
+    "caller.web.documents": {"starlette"},
+    "caller.web.gate": {"starlette"},
+    "caller.web.metrics": {"starlette"},
+    "caller.web.page": {"starlette"},
+    "caller.web.problems": {"starlette"},
+    "caller.web.routes": {"starlette"},
+}
 FORBIDDEN_FILES = frozenset({"utils.py", "common.py", "helpers.py", "types.py"})
 FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"})
 FORBIDDEN_CALLS = frozenset({"eval", "exec", "__import__"})

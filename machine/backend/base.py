@@ -44,8 +44,9 @@ class Backend(Protocol):
         Write a group's meta unless it is there already; one round trip.
 
         ``ahead`` are states of members that other tasks send later
-        (`wire.encode_ahead`), each written where none is. The meta outlives ``due_ns``, Unix nanoseconds before which its last member will
-        not start, by a day at least; the members' ends then keep it alive.
+        (`wire.encode_ahead`), each written where none is. The meta outlives
+        ``due_ns``, Unix nanoseconds before which its last member will not start, by a
+        day at least; the members' ends then keep it alive.
         """
         ...
 

@@ -21,9 +21,10 @@ from machine.broker.base import Broker, Claim, Park, Release, Start
 from machine.clock import Clock
 from machine.cpus import resident_bytes
 from machine.errors import BrokerUnavailable, MachineError
-from machine.outcome import Failed, Outcome
+from machine.logs import about
+from machine.outcome import Outcome
 from machine.registry import Registry
-from machine.runtime import intake, parked
+from machine.runtime import afterwards, intake, parked
 from machine.runtime.courier import Courier
 from machine.runtime.doorbell import Doorbell
 from machine.runtime.marks import LOOK_S, Marks
@@ -31,7 +32,7 @@ from machine.runtime.pool import InlinePool, Job, MixedPool, Pool
 from machine.runtime.pulse import Pulse
 from machine.runtime.settle import Terms, started
 from machine.runtime.turns import Turns
-from machine.signature import Signature
+from machine.runtime.watch import Watch
 
 _log = logging.getLogger("machine.worker")
 
@@ -103,18 +104,22 @@ class Child:
         *,
         on_incarnation: Callable[[str], None] = lambda _id: None,
         pulse: Pulse | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._registry, self._ways, self._clock = registry, ways, clock
         self._turns = Turns(ways.queues, ways.weights)
         self._pulse = pulse or Pulse()
         self._call_back = partial(parked.call_back, broker, ways.queues, registry)
-        self._courier = Courier(broker, backend, ways.queues, ways.terms, clock, on_incarnation)
+        self._watch = watch
+        self._courier = Courier(
+            *(broker, backend, ways.queues, ways.terms, clock, on_incarnation, watch)
+        )
         self._marks = Marks(self._courier)
         # With several queues the main thread must stay free to answer wake-ups.
         self._inline = ways.slots == 1 and len(ways.queues) == 1
         self._hooks = registry.hooks
         pool = InlinePool if self._inline else MixedPool
-        self._pool: Pool = pool(ways.slots, self._done, self._hooks.pre_task)
+        self._pool: Pool = pool(ways.slots, self._done, self._hooks.pre_task, watch)
         self._ended_count = 0
         self._doorbell = Doorbell(lambda: broker.waker(ways.queues))
         #: Seconds that a task takes, the average of late.
@@ -272,7 +277,9 @@ class Child:
         jobs, late = intake.late(jobs, now_ns)
         for job, failed in late:
             _log.info("task %s %s %s", job.signature.name, job.signature.uuid, failed.error)
-            self._courier.owe_end(job.claim, job.signature, failed)
+            self._courier.owe_unrun(job.claim, job.signature, failed)
+        if self._watch is not None:
+            self._watch.buried(moves)
         if any(type(move) is Park for move in moves):
             self._shy_until_s = self._clock.monotonic_s() + _SHY_S
         self._courier.owe(moves)
@@ -283,25 +290,18 @@ class Child:
         """Settle a job that ended; called on the thread that ran it."""
         settled = self._courier.owe_end(job.claim, job.signature, outcome)
         took_s = time.perf_counter() - job.started_s
+        if self._watch is not None:
+            self._watch.over(job, outcome, took_s, failed=settled.state.is_failure)
         self._task_s += (took_s - self._task_s) * 0.1
         if _log.isEnabledFor(logging.INFO):
             name, uuid = job.signature.name, job.signature.uuid
-            _log.info("task %s %s ended: %s in %.3f s", name, uuid, settled.state.state, took_s)
+            text, extra = "task %s %s ended: %s in %.3f s", about(job.context)
+            _log.info(text, name, uuid, settled.state.state, took_s, extra=extra)
         self._ended_count += 1
-        self._tell_hooks(job.signature, outcome)
+        afterwards.tell(self._hooks, job.signature, outcome)
         if not self._inline and not self._pool.running():
             self._pulse.rest()
         self._doorbell.ring_if_asleep()
-
-    def _tell_hooks(self, signature: Signature, outcome: Outcome) -> None:
-        hooks = self._hooks
-        try:
-            if hooks.post_task is not None:
-                hooks.post_task(signature)
-            if hooks.on_error is not None and isinstance(outcome, Failed):
-                hooks.on_error(outcome.error, signature)
-        except Exception:  # noqa: BLE001 - yours, and the task has ended already
-            _log.exception("a hook failed after task %s %s", signature.name, signature.uuid)
 
     def _is_worn_out(self) -> bool:
         """Say whether this process has run enough tasks, or holds too much memory."""

@@ -19,7 +19,7 @@ from machine.errors import BrokerRefused, SignatureError, WireError
 from machine.follow_up import chord_callback, follow_ups, never_run
 from machine.outcome import Failed
 from machine.runtime.loop import Loop
-from machine.runtime.settle import Terms, fallen, to_messages
+from machine.runtime.settle import Terms, fallen, not_run, to_messages
 from machine.signature import GroupMeta, Signature, State, TaskState
 
 _log = logging.getLogger("machine.worker")
@@ -149,7 +149,7 @@ class Chords:
         """Return the shot for a callback that will never run; it sends its error callbacks."""
         home, group, triggered = chord
         terms, now_ns = self._terms, self._clock.now_ns()
-        reason = f"not run: {callback.name} {callback.uuid} failed: {failed.error}"
+        reason = not_run(callback, failed.error)
         states, members = fallen([callback], failed.error, home, terms, now_ns)
         more_states, more_members = fallen(never_run(callback), reason, home, terms, now_ns)
         states, members = states + more_states, members + more_members

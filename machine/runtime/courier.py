@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from machine.backend.base import Backend
 from machine.broker.base import Broker, Claim, Finish, Move, Retry, Start, Verdict
 from machine.clock import Clock
-from machine.outcome import Outcome
+from machine.errors import BrokerUnavailable
+from machine.outcome import Failed, Outcome
 from machine.runtime.chords import Chords
 from machine.runtime.ledger import Ledger
 from machine.runtime.settle import Settled, Terms, canceled, refused, settle
+from machine.runtime.watch import Watch
 from machine.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
@@ -43,6 +45,7 @@ class Courier:
         terms: How outcomes are settled.
         clock: Its clocks.
         on_incarnation: Told each new worker id, before it is registered.
+        watch: Counts; ``None`` = nothing is counted.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Courier:
         terms: Terms,
         clock: Clock,
         on_incarnation: Callable[[str], None],
+        watch: Watch | None = None,
     ) -> None:
         self._broker, self._backend, self._queues = broker, backend, queues
         self._terms, self._clock, self._on_incarnation = terms, clock, on_incarnation
+        self._watch = watch
         self._ledger = Ledger()
         self._unrecorded: deque[TaskState] = deque()
         self._chords = Chords(broker, backend, terms, clock)
@@ -95,6 +100,12 @@ class Courier:
         self._ledger.owed.append(settled.move)
         return settled
 
+    def owe_unrun(self, claim: Claim, signature: Signature, failed: Failed) -> None:
+        """Settle a task that is not to run."""
+        self.owe_end(claim, signature, failed)
+        if self._watch is not None:
+            self._watch.unstarted(claim, signature, failed)
+
     # -- one round trip --------------------------------------------------------------------
     def carry(
         self, queues: Sequence[str], want: int, starts: Callable[[], list[Start]]
@@ -119,8 +130,10 @@ class Courier:
                     self._backend.record(self._unrecorded[0])
                     self._unrecorded.popleft()
                 exchange = self._broker.exchange(self.worker_id, queues, moves, want)
-            except BaseException:
+            except BaseException as error:
                 self._ledger.put_back(owed)
+                if self._watch is not None and isinstance(error, BrokerUnavailable):
+                    self._watch.redis_error("exchange")
                 raise
             self.carried_s = self._clock.monotonic_s()
             if queues:
@@ -172,7 +185,12 @@ class Courier:
         """Register under a new id."""
         worker_id = new_worker_id()
         self._on_incarnation(worker_id)
-        self._broker.register(worker_id, self._queues)
+        try:
+            self._broker.register(worker_id, self._queues)
+        except BrokerUnavailable:
+            if self._watch is not None:
+                self._watch.redis_error("register")
+            raise
         self.worker_id = worker_id
 
     def leave(self) -> None:

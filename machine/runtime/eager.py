@@ -18,6 +18,7 @@ from machine.runtime import intake
 from machine.runtime.chords import Chords
 from machine.runtime.pool import InlinePool, Job
 from machine.runtime.settle import Terms, canceled, settle
+from machine.runtime.watch import Watch
 
 _ME = "eager"
 
@@ -33,10 +34,11 @@ class EagerRunner:
         terms: Terms,
         clock: Clock,
         queues: Callable[[], Sequence[str]],
+        watch: Watch | None = None,
     ) -> None:
         self._broker, self._registry = broker, registry
         self._chords = Chords(broker, backend, terms, clock)
-        self._clock, self._queues = clock, queues
+        self._clock, self._queues, self._watch = clock, queues, watch
         self.terms, self.max_message_bytes = terms, terms.max_message_bytes
 
     @property
@@ -67,7 +69,7 @@ class EagerRunner:
 
         for job, failed in late:
             done(job, failed)
-        pool = InlinePool(1, done)
+        pool = InlinePool(1, done, None, self._watch)
         pool.submit(jobs)
         pool.work(float("inf"))
         pool.close()

@@ -119,6 +119,7 @@ def _typed(value: Any, declared: str | None) -> TaskResult:
 def ended_by(error: BaseException, context: TaskContext) -> Failed | Retry:
     """Return the outcome of an exception: canceled, later, again, or failed."""
     signature = context.signature
+    context.error_type = type(error).__name__
     if context.canceled:
         return Failed(CANCELED)
     if isinstance(error, RetryLater):

@@ -39,7 +39,7 @@ class Marks:
         for job in jobs:
             if job.signature.uuid in marked:
                 _log.info("task %s %s was canceled", job.signature.name, job.signature.uuid)
-                self._courier.owe_end(job.claim, job.signature, Failed(CANCELED))
+                self._courier.owe_unrun(job.claim, job.signature, Failed(CANCELED))
         return [job for job in jobs if job.signature.uuid not in marked]
 
     def look(self, running: Sequence[Job]) -> None:

@@ -59,16 +59,36 @@ class Job:
         if self.interrupt is not None:
             self.interrupt()
 
-    async def run_async(self, before: Before) -> Outcome:
+    def run(self, before: Before, watch: Watching | None) -> Outcome:
+        """Run a synchronous task on this thread."""
+        if watch is not None:
+            return watch.run(self, before)
+        return execute(self.task, self.context, before)
+
+    async def run_async(self, before: Before, watch: Watching | None) -> Outcome:
         """Run an ``async def`` task on the running loop, so that `cancel` can interrupt it."""
         current = asyncio.current_task()
         if current is not None:
             stop = current.get_loop().call_soon_threadsafe
             self.interrupt = partial(stop, current.cancel)
         try:
+            if watch is not None:
+                return await watch.arun(self, before)
             return await aexecute(self.task, self.context, before)
         finally:
             self.interrupt = None
+
+
+class Watching(Protocol):
+    """Runs jobs as `executor` does, and looks on."""
+
+    def run(self, job: Job, before: Before) -> Outcome:
+        """Run a synchronous job."""
+        ...
+
+    async def arun(self, job: Job, before: Before) -> Outcome:
+        """Run an ``async def`` job."""
+        ...
 
 
 #: Told of each job that ended.
@@ -102,8 +122,10 @@ class Pool(Protocol):
 class InlinePool:
     """Runs one job after the other on the thread that calls `work`; async ones on its own loop."""
 
-    def __init__(self, _slots: int, done: Done, before: Before = None) -> None:
-        self._done, self._before = done, before
+    def __init__(
+        self, _slots: int, done: Done, before: Before = None, watch: Watching | None = None
+    ) -> None:
+        self._done, self._before, self._watch = done, before, watch
         self._waiting: deque[Job] = deque()
         self._current: Job | None = None
         self._runner: asyncio.Runner | None = None
@@ -123,9 +145,9 @@ class InlinePool:
             job.started_s = now_s
             self._current = job
             if job.task.is_async:
-                outcome = self._loop().run(job.run_async(self._before))
+                outcome = self._loop().run(job.run_async(self._before, self._watch))
             else:
-                outcome = execute(job.task, job.context, self._before)
+                outcome = job.run(self._before, self._watch)
             self._current = None
             self._done(job, outcome)
             now_s = perf_counter()
@@ -164,9 +186,11 @@ class ThreadPool:
     never returns must not keep a worker from leaving.
     """
 
-    def __init__(self, slots: int, done: Done, before: Before = None) -> None:
+    def __init__(
+        self, slots: int, done: Done, before: Before = None, watch: Watching | None = None
+    ) -> None:
         self._slots = slots
-        self._done, self._before = done, before
+        self._done, self._before, self._watch = done, before, watch
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._running: dict[int, Job] = {}
         self._threads = 0
@@ -188,7 +212,7 @@ class ThreadPool:
         while (job := self._queue.get()) is not None:
             job.started_s = perf_counter()
             self._running[me] = job
-            outcome = execute(job.task, job.context, self._before)
+            outcome = job.run(self._before, self._watch)
             del self._running[me]
             self._done(job, outcome)
 
@@ -217,8 +241,8 @@ class ThreadPool:
 class LoopPool:
     """Runs ``async def`` jobs side by side on one event loop, in a thread of its own."""
 
-    def __init__(self, done: Done, before: Before = None) -> None:
-        self._done, self._before = done, before
+    def __init__(self, done: Done, before: Before = None, watch: Watching | None = None) -> None:
+        self._done, self._before, self._watch = done, before, watch
         self._running: set[Job] = set()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -246,7 +270,7 @@ class LoopPool:
 
     async def _run(self, job: Job) -> None:
         job.started_s = perf_counter()
-        outcome = await job.run_async(self._before)
+        outcome = await job.run_async(self._before, self._watch)
         self._running.discard(job)
         self._done(job, outcome)
 
@@ -269,10 +293,12 @@ class LoopPool:
 class MixedPool:
     """Synchronous jobs in threads, ``async def`` jobs on a loop; both made when first needed."""
 
-    def __init__(self, slots: int, done: Done, before: Before = None) -> None:
+    def __init__(
+        self, slots: int, done: Done, before: Before = None, watch: Watching | None = None
+    ) -> None:
         self._slots = slots
-        self._done, self._before = done, before
-        self._threads = ThreadPool(slots, done, before)
+        self._done, self._before, self._watch = done, before, watch
+        self._threads = ThreadPool(slots, done, before, watch)
         self._loop: LoopPool | None = None
 
     def submit(self, jobs: Iterable[Job]) -> None:
@@ -282,7 +308,7 @@ class MixedPool:
         waiting = [job for job in batch if job.task.is_async]
         if waiting:
             if self._loop is None:
-                self._loop = LoopPool(self._done, self._before)
+                self._loop = LoopPool(self._done, self._before, self._watch)
             self._loop.submit(waiting)
 
     def work(self, budget_s: float) -> None:

@@ -20,6 +20,8 @@ from machine.outcome import CANCELED, Failed, Outcome, Succeeded
 from machine.outcome import Retry as RetryOutcome
 from machine.signature import Attempt, Progress, Signature, State, TaskState
 
+_NOT_RUN = "not run: "
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
@@ -112,12 +114,19 @@ def _let_fall(
     move: Finish, signature: Signature, failed: Failed, terms: Terms, now_ns: int
 ) -> list[TaskState]:
     """Have a failure's move tell of the tasks that will never run; return their states."""
-    reason = f"not run: {signature.name} {signature.uuid} failed: {failed.error}"
+    reason = not_run(signature, failed.error)
     states, members = fallen(never_run(signature), reason, move.claim.queue, terms, now_ns)
     move.members = [*move.members, *members]
     if terms.keeps_states:
         move.fallen = [(state.task_uuid, wire.encode_state(state)) for state in states]
     return states
+
+
+def not_run(signature: Signature, error: str) -> str:
+    """Return why what was to follow a failed task never runs; the first cause stays the one."""
+    if error.startswith(_NOT_RUN):
+        return error
+    return f"{_NOT_RUN}{signature.name} {signature.uuid} failed: {error}"
 
 
 def fallen(

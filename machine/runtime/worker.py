@@ -29,6 +29,7 @@ from machine.runtime.child import Child, Ways
 from machine.runtime.chords import Chords, ChordSweep
 from machine.runtime.courier import new_worker_id
 from machine.runtime.crew import Crew
+from machine.runtime.exporter import Exporter
 from machine.runtime.heartbeat import Heartbeat
 from machine.runtime.loop import Loop
 from machine.runtime.promoter import Promoter
@@ -37,6 +38,7 @@ from machine.runtime.reaper import Reaper
 from machine.runtime.reload import Reload
 from machine.runtime.scheduler import Inbox, Scheduler, report
 from machine.runtime.supervisor import CANNOT_START, Supervisor
+from machine.runtime.watch import Watch
 from machine.timetable import Entry
 
 _log = logging.getLogger("machine.worker")
@@ -57,6 +59,8 @@ class Parts:
         registry: Imports the tasks, and returns them.
         timetable: Returns what of these is periodic.
         scheduler: Makes the supervisor's, of what children report.
+        watch: Makes what counts and traces, of the directory to count in ("" = count
+            nothing); ``None`` where nothing is counted or traced.
     """
 
     broker: Callable[[], Broker]
@@ -64,6 +68,7 @@ class Parts:
     registry: Callable[[], Registry]
     timetable: Callable[[Registry], list[Entry]]
     scheduler: Callable[[Backend, Inbox], Scheduler]
+    watch: Callable[[str], Watch | None] = lambda _directory: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,8 @@ class Plan:
         shutdown_s: What running tasks get after the first signal.
         handle_signals: Whether SIGTERM and SIGINT are ours.
         health_file: Touched while all is well, says what is wrong otherwise; or "".
+        metrics_host: Address to show metrics on.
+        metrics_port: Its port; 0 = no metrics.
     """
 
     name: str
@@ -92,6 +99,8 @@ class Plan:
     shutdown_s: float
     handle_signals: bool = True
     health_file: str = ""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +129,7 @@ class Worker:
         self._stopping = threading.Lock()
         self._quits = 0
         self._open: list[Broker | Backend | Scheduler] = []
+        self._exporter: Exporter | None = None
         self._inbox = Inbox()
         self._vitals = Vitals(plan.health_file, PATIENCE_S)
 
@@ -131,6 +141,18 @@ class Worker:
         not. 0 = all ended, 1 = cut short, 78 = could not start.
         """
         plan = self._plan
+        if plan.metrics_port:
+            prepare = partial(self._be_exporter, os.getpid())
+            self._exporter = Exporter(plan.metrics_host, plan.metrics_port, prepare)
+        try:
+            return self._launch(plan)
+        finally:
+            for one in (*self._open, self._inbox):
+                one.close()
+            if self._exporter is not None:
+                self._exporter.close()
+
+    def _launch(self, plan: Plan) -> int:
         own_id = new_worker_id()
         broker, backend = self._parts.broker(), self._parts.backend()
         scheduler = self._parts.scheduler(backend, self._inbox)
@@ -149,6 +171,7 @@ class Worker:
             ChordSweep(broker, chords, queues, _SWEEP_S),
             scheduler,
             *self._reloads(),
+            *([self._exporter] if self._exporter is not None else []),
         ]
         crew = self._crew(self._parts, plan, self._live.config if self._live else None)
         supervisor = Supervisor(*(broker, queues, own_id, crew, reaper, loops), beat=self._beat)
@@ -240,16 +263,27 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
         for inherited in (*self._open, self._inbox):
             inherited.close()  # ours to close, not to speak on: the supervisor still does
+        if self._exporter is not None:
+            self._exporter.close()
+        watch = parts.watch(self._exporter.directory if self._exporter is not None else "")
         registry = parts.registry()
         report(timetable, parts.timetable(registry))
         child = Child(
             *(parts.broker(), parts.backend(), registry, ways, self._clock),
             on_incarnation=lambda worker_id: _report(reports, worker_id),
             pulse=pulse,
+            watch=watch,
         )
         signal.signal(signal.SIGTERM, lambda *_: child.stop())
         child.run()
+        if watch is not None:
+            watch.close()
         return 0
+
+    def _be_exporter(self, parent: int) -> None:
+        _die_with(parent)
+        for inherited in (*self._open, self._inbox):
+            inherited.close()
 
 
 def _report(reports: int, worker_id: str) -> None:

@@ -168,7 +168,8 @@ def test_a_task_in_place_of_a_signature_is_refused_with_the_cure() -> None:
 
     assert str(caught.value) == (
         f"<Task add: {__name__}.add> is not a signature; for a task it is task.s(…), or "
-        "task.partial(…) when results are to be appended. Chains, groups and chords may stand there too."
+        "task.partial(…) when results are to be appended. Chains, groups and chords may stand "
+        "there too."
     )
 
 

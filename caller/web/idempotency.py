@@ -1,0 +1,95 @@
+"""
+``Idempotency-Key``: the same key is the same request, whichever replica it comes to.
+
+All ids of a request are derived from its key, its client and its body, and Redis
+queues nothing twice under one id. Which body a key belongs to is kept as a
+group record: written once, the first one wins, and it needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+import uuid as uuids
+from typing import Any, Final
+
+from caller.web.json_text import json_bytes
+from caller.web.problems import Problem
+from machine import wire
+from machine.backend.base import Backend
+from machine.signature import GroupMeta
+from machine.wire_text import shown
+
+_SPACE: Final = uuids.UUID("5f0f3ad6-3b70-5f6b-8e0f-6a3f6e3f2a11")
+_KEY: Final = re.compile(r"[!-~]{1,255}")
+
+
+def check_key(text: str) -> str:
+    """Return a key as it is, without the quotes it may stand in; refuse what is none."""
+    key = text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
+    if _KEY.fullmatch(key) is None:
+        raise Problem(
+            "bad-header",
+            f"Idempotency-Key is {shown(text)}; give 1 to 255 printable ASCII characters without "
+            "spaces, new ones for each request.",
+        )
+    return key
+
+
+def seed_of(key: str, subject: str, path: str, body: Any) -> uuids.UUID:
+    """Return what the ids of a request are made of."""
+    content = hashlib.sha256(json_bytes([path, body])).hexdigest()
+    return uuids.uuid5(_SPACE, f"{subject} {content} {key}")
+
+
+class KeyBook:
+    """
+    Which request a key belongs to.
+
+    Args:
+        backend: Where the records are.
+        kept_s: Seconds that final states are kept.
+    """
+
+    def __init__(self, backend: Backend, kept_s: int) -> None:
+        self._backend = backend
+        self._kept_s = kept_s
+
+    async def enter(self, key: str, subject: str, seed: uuids.UUID, first: str) -> None:
+        """
+        Write down that a key belongs to the request of this seed, before it is sent.
+
+        Args:
+            key: The client's key.
+            subject: Who the client is.
+            seed: What the request's ids are made of.
+            first: Id of a task that is sent at once.
+
+        Raises:
+            Problem: It belongs to another request; or to this one, of which nothing is
+                kept any more, so that nobody could say whether it ran.
+        """
+        name = f"group_{uuids.uuid5(_SPACE, f'{subject} key {key}')}"
+        now_ns = time.time_ns()
+        mine = GroupMeta(
+            group_uuid=name, task_uuids=[str(seed)], created_at=wire.now_text(now_ns), nested=True
+        )
+        await self._backend.arecord_group(mine)
+        found = await asyncio.to_thread(self._backend.read_group, name)
+        if found is None or found == mine:
+            return
+        if found.task_uuids != mine.task_uuids:
+            raise Problem(
+                "key-reused",
+                f"Idempotency-Key {key!r} was sent with another body or to another path; give "
+                "each request a key of its own.",
+            )
+        age_s = (now_ns - wire.ns_from_text(found.created_at)) / 1e9
+        if age_s >= self._kept_s and (await self._backend.aread([first]))[0] is None:
+            raise Problem(
+                "key-expired",
+                f"Idempotency-Key {key!r} was first sent at {found.created_at}, and results are "
+                f"kept for {self._kept_s} s. Use a new key if it is to run again.",
+            )

@@ -1,0 +1,259 @@
+"""
+The endpoints: each reads what its request says, asks the `Service`, and answers.
+
+`app` puts them behind the `Gate`. More routes of the service itself, as for
+metrics, are given to it; they stand behind the same gate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp
+
+from caller.web import asking
+from caller.web.address import is_loopback
+from caller.web.composing import Composer
+from caller.web.documents import Document, content_of, digest, reply, state_document
+from caller.web.gate import Gate, Tokens
+from caller.web.openapi import openapi
+from caller.web.page import page
+from caller.web.problems import RETRY_AFTER_S, Problem
+from caller.web.schema import parameters_of, result_schema
+from caller.web.service import Asked, Sent, Service
+from machine.config import Config
+from machine.signature import CORRELATION_HEADER, State, TaskState
+
+#: Bytes of a body beyond the message that it becomes: names and spaces.
+SLACK_BYTES: Final = 16_384
+#: Paths that need no token: they tell nothing about tasks.
+OPEN_PATHS: Final = ("/livez", "/readyz", "/docs")
+_MOST_SHOWN: Final = 1000
+
+
+class Endpoints:
+    """
+    All handlers of one service.
+
+    Args:
+        service: What does the work.
+        config: The settings.
+    """
+
+    def __init__(self, service: Service, config: Config) -> None:
+        self._service = service
+        self._wait_s = config.api_wait_s
+        self._most_bytes = config.max_message_bytes + SLACK_BYTES
+        self._tasks = {"tasks": [_task_document(service, name) for name in service.forms]}
+        self._openapi = openapi(
+            *(service.forms, service.queues),
+            title="Tasks",
+            needs_token=bool(config.api_token),
+        )
+
+    def routes(self) -> list[Route]:
+        """Return a route for each endpoint."""
+        return [
+            Route("/tasks", self.tasks, methods=["GET"]),
+            Route("/tasks/{name:path}", self.send_task, methods=["POST"]),
+            Route("/chains", self.send_chain, methods=["POST"]),
+            Route("/groups", self.send_group, methods=["POST"]),
+            Route("/chords", self.send_chord, methods=["POST"]),
+            Route("/results/{id}", self.result, methods=["GET"]),
+            Route("/results/{id}", self.cancel, methods=["DELETE"]),
+            Route("/results/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/results/{id}/events", self.events, methods=["GET"]),
+            Route("/groups/{id}", self.group, methods=["GET"]),
+            Route("/groups/{id}", self.cancel_group, methods=["DELETE"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
+            Route("/docs", page, methods=["GET"]),
+            Route("/livez", self.livez, methods=["GET"]),
+            Route("/readyz", self.readyz, methods=["GET"]),
+        ]
+
+    # -- sending ---------------------------------------------------------------------------
+    async def send_task(self, request: Request) -> Response:
+        """Send a task: 202, or 200 with its result where the client prefers to wait."""
+        name = request.path_params["name"]
+        asked = await self._asked(request)
+        uuid = await self._service.send_task(name, asked)
+        wait_s = asking.preferred_wait_s(request, self._wait_s)
+        state = None
+        if wait_s or asked.key:
+            state = await self._service.result(uuid, wait_s)
+        if state is not None and wait_s and state.is_completed:
+            return _ended(state, wait_s)
+        location = _result_path(uuid)
+        document = {
+            "id": uuid,
+            "task": name,
+            "state": str(State.PENDING if state is None else state.state),
+            "location": location,
+            "events": f"{location}/events",
+        }
+        return reply(document, 202, {"Location": location, **_preferred(wait_s)})
+
+    async def send_chain(self, request: Request) -> Response:
+        """Send tasks one after the other."""
+        return await self._send_workflow(request, Composer.chain)
+
+    async def send_group(self, request: Request) -> Response:
+        """Send tasks side by side."""
+        return await self._send_workflow(request, Composer.group)
+
+    async def send_chord(self, request: Request) -> Response:
+        """Send tasks side by side, and one after them."""
+        return await self._send_workflow(request, Composer.chord)
+
+    async def _send_workflow(
+        self, request: Request, compose: Callable[[Composer, Any], Any]
+    ) -> Response:
+        asked = await self._asked(request)
+        sent = await self._service.send_workflow(asked, compose)
+        wait_s = asking.preferred_wait_s(request, self._wait_s) if sent.uuid else 0.0
+        if wait_s:
+            state = await self._service.result(sent.uuid, wait_s)
+            if state.is_completed:
+                return _ended(state, wait_s)
+        document = _sent_document(sent)
+        headers = {"Location": document["location"], **_preferred(wait_s)}
+        return reply(document, 202, headers)
+
+    async def _asked(self, request: Request) -> Asked:
+        key = asking.idempotency_key(request)
+        body = await asking.json_body(request, self._most_bytes)
+        state = request.state
+        carried = {CORRELATION_HEADER: state.request_id, **asking.trace(request)}
+        return Asked(request.url.path, body, carried, state.subject, key)
+
+    # -- looking ---------------------------------------------------------------------------
+    async def result(self, request: Request) -> Response:
+        """Return a task's state, perhaps after waiting for its end."""
+        wait_s = asking.wait_s(request, self._wait_s)
+        state = await self._service.result(request.path_params["id"], wait_s)
+        document = state_document(state)
+        tag = f'"{digest(content_of(document))}"'
+        if asking.has_seen(request, tag):
+            return Response(None, 304, {"ETag": tag, "Cache-Control": "no-store"})
+        return reply(document, headers={"ETag": tag})
+
+    async def events(self, request: Request) -> Response:
+        """Return a task's changes as a stream that ends with the task."""
+        uuid = request.path_params["id"]
+        seen = request.headers.get("last-event-id", "")
+        state = await self._service.result(uuid)
+        if state.is_completed and digest(content_of(state_document(state))) == seen:
+            return Response(None, 204)  # this tells a browser not to come back
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        kind = "text/event-stream"
+        if request.method == "HEAD":
+            return Response(None, 200, headers, media_type=kind)
+        stream = self._service.following.events(uuid, state, seen)
+        return StreamingResponse(stream, 200, headers, media_type=kind)
+
+    async def group(self, request: Request) -> Response:
+        """Return a group's progress, and the states of some members."""
+        offset = asking.count(request, "offset", 0, 999_999_999)
+        limit = asking.count(request, "limit", 100, _MOST_SHOWN)
+        part = slice(offset, offset + limit)
+        return reply(await self._service.group(request.path_params["id"], part))
+
+    # -- canceling -------------------------------------------------------------------------
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a task and return its state."""
+        return reply(state_document(await self._service.cancel(request.path_params["id"])))
+
+    async def cancel_group(self, request: Request) -> Response:
+        """Cancel a group's members and return their states."""
+        uuid = request.path_params["id"]
+        await self._service.cancel_group(uuid)
+        return reply(await self._service.group(uuid, slice(0, 100)))
+
+    # -- the service itself ----------------------------------------------------------------
+    async def tasks(self, _request: Request) -> Response:
+        """Return the tasks that can be sent."""
+        return reply(self._tasks)
+
+    async def openapi(self, _request: Request) -> Response:
+        """Return the description of all this."""
+        return reply(self._openapi)
+
+    async def livez(self, _request: Request) -> Response:
+        """Say that the process is alive."""
+        return reply({"status": "alive"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Say whether Redis answers."""
+        if await self._service.ready():
+            return reply({"status": "ready"})
+        raise Problem(
+            "unavailable",
+            "Redis did not answer within a second.",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )
+
+
+def app(service: Service, config: Config, more: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """
+    Return the application of one replica; it closes the service when it ends.
+
+    Args:
+        service: What does the work.
+        config: The settings.
+        more: Further routes of the service itself.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await service.close()
+
+    routes = [*Endpoints(service, config).routes(), *more]
+    router = Router(routes, redirect_slashes=False, lifespan=lifespan)
+    is_local = is_loopback(config.api_host) and not config.api_open
+    return Gate(router, Tokens(config.api_token), OPEN_PATHS, is_local=is_local)
+
+
+def _task_document(service: Service, name: str) -> Document:
+    form = service.forms[name]
+    return {
+        "name": name,
+        "doc": form.doc,
+        "queue": form.task.queue or service.server.config.default_queue,
+        "parameters": parameters_of(form),
+        "result": result_schema(form),
+        "location": f"/tasks/{quote(name)}",
+    }
+
+
+def _result_path(uuid: str) -> str:
+    return f"/results/{quote(uuid, safe='')}"
+
+
+def _sent_document(sent: Sent) -> Document:
+    group_path = f"/groups/{quote(sent.group_uuid, safe='')}"
+    return {
+        "id": sent.uuid or sent.group_uuid,
+        "location": _result_path(sent.uuid) if sent.uuid else group_path,
+        "group": group_path,
+        "tasks": [
+            {"id": uuid, "task": name, "location": _result_path(uuid)} for uuid, name in sent.tasks
+        ],
+    }
+
+
+def _ended(state: TaskState, wait_s: float) -> Response:
+    headers = {"Content-Location": _result_path(state.task_uuid), **_preferred(wait_s)}
+    return reply(state_document(state), 200, headers)
+
+
+def _preferred(wait_s: float) -> dict[str, str]:
+    return {"Preference-Applied": f"wait={wait_s:g}"} if wait_s else {}

@@ -1,0 +1,121 @@
+"""
+What Redis says of the queues, as Prometheus metrics: read when somebody asks.
+
+Any process may show them and all show the same. One is enough: the HTTP caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from machine import wire
+from machine.backend.base import Backend
+from machine.broker.base import Broker, QueueCount, Survey
+from machine.config import Config
+from machine.errors import MachineError, WireError
+from machine.metrics import HELP, SentMetrics
+from machine.queue_weights import names
+from machine.signature import SENT_HEADER, Signature
+
+#: Stands for all queues where they cannot be told apart: there is one delayed set.
+_ALL = "*"
+_TASKS, _AGE, _WORKERS = (
+    "machinery_queue_tasks",
+    "machinery_queue_oldest_task_age_seconds",
+    "machinery_workers",
+)
+
+
+def queues_of(config: Config) -> list[str]:
+    """Return the queues that the settings name, each once."""
+    return list(
+        dict.fromkeys([config.default_queue, *names(config.worker_queues), *config.allowed_queues])
+    )
+
+
+def exposition(
+    sent: SentMetrics, broker: Broker, backend: Backend | None, queues: Sequence[str]
+) -> tuple[bytes, str]:
+    """
+    Return what a caller counted and what is in the queues: Prometheus' text and its type.
+
+    Where Redis does not answer, the second part is missing and the failure is
+    counted. It blocks for as long as Redis takes, a few seconds at most.
+
+    Args:
+        sent: What this process counts.
+        broker: Asked about the queues.
+        backend: Asked when the oldest task was sent; ``None`` = not asked.
+        queues: Their names.
+    """
+    from prometheus_client import exposition as text  # noqa: PLC0415 - an extra
+
+    try:
+        found: Survey | None = broker.survey(queues)
+        ages = _ages(found, backend) if found is not None else {}
+    except MachineError:
+        sent.redis_error("survey")
+        found, ages = None, {}
+    body = text.generate_latest(sent.registry)
+    if found is not None:
+        body += text.generate_latest(_Gauges(found, ages))
+    return body, text.CONTENT_TYPE_LATEST
+
+
+def _ages(survey: Survey, backend: Backend | None) -> dict[str, float]:
+    """Return for how many seconds the next task of each queue has been ready, where it says so."""
+    now_ns = time.time_ns()
+    heads = {count.queue: _read(count) for count in survey.queues}
+    ready = {queue: head for queue, head in heads.items() if head is not None}
+    uuids = [head.uuid for head in ready.values()]
+    states = backend.read(uuids) if backend is not None and uuids else [None] * len(uuids)
+    ages = {count.queue: 0.0 for count in survey.queues if not count.pending}
+    for (queue, head), state in zip(ready.items(), states, strict=True):
+        since_ns = _sent_ns(head, state.created_at if state is not None else "")
+        if since_ns:
+            ages[queue] = max(0, now_ns - max(since_ns, head.eta_ns or 0)) / 1e9
+    return ages
+
+
+def _read(count: QueueCount) -> Signature | None:
+    try:
+        return wire.decode_signature(count.oldest) if count.oldest else None
+    except WireError:
+        return None  # a worker buries it when it meets it
+
+
+def _sent_ns(head: Signature, created_at: str) -> int:
+    """Return when a message was sent, in Unix nanoseconds; 0 where nothing says so."""
+    sent = head.header(SENT_HEADER)
+    if sent.isascii() and sent.isdigit() and len(sent) < 16:
+        return int(sent) * 1_000_000
+    try:
+        return wire.ns_from_text(created_at) if created_at else 0
+    except WireError:
+        return 0
+
+
+class _Gauges:
+    """What was found, as a registry of the library."""
+
+    def __init__(self, survey: Survey, ages: dict[str, float]) -> None:
+        self._survey, self._ages = survey, ages
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics."""
+        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - an extra
+
+        tasks = GaugeMetricFamily(_TASKS, HELP[_TASKS], labels=("queue", "state"))
+        tasks.add_metric((_ALL, "delayed"), self._survey.delayed)
+        for count in self._survey.queues:
+            for state in ("pending", "running", "dead"):
+                tasks.add_metric((count.queue, state), getattr(count, state))
+        yield tasks
+        age = GaugeMetricFamily(_AGE, HELP[_AGE], labels=("queue",))
+        for queue, seconds in self._ages.items():
+            age.add_metric((queue,), seconds)
+        yield age
+        workers = {worker for count in self._survey.queues for worker in count.workers}
+        yield GaugeMetricFamily(_WORKERS, HELP[_WORKERS], value=len(workers))

@@ -1,0 +1,117 @@
+"""
+What a child does around each task where it is counted or traced.
+
+Where it is neither, there is no `Watch`, and a task costs one question more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from machine.broker.base import Claim, Finish, Move
+from machine.metrics import UNKNOWN, TaskMetrics
+from machine.outcome import CANCELED, Failed, Outcome, Retry, Succeeded
+from machine.runtime.executor import Before, aexecute, execute
+from machine.runtime.pool import Job
+from machine.signature import Signature
+from machine.tracing import Run, Tracing
+
+_log = logging.getLogger("machine.worker")
+
+
+class Watch:
+    """
+    Looks on while tasks run. Never raises.
+
+    Args:
+        metrics: Counts; ``None`` = nothing is counted.
+        tracing: Makes spans; ``None`` = nothing is traced.
+    """
+
+    def __init__(self, metrics: TaskMetrics | None, tracing: Tracing | None) -> None:
+        self._metrics, self._tracing = metrics, tracing
+
+    def run(self, job: Job, before: Before) -> Outcome:
+        """Run a synchronous job as `executor.execute` does, and look on."""
+        traced = self._begin(job)
+        outcome = execute(job.task, job.context, before)
+        self._end(job, traced, outcome)
+        return outcome
+
+    async def arun(self, job: Job, before: Before) -> Outcome:
+        """Run an ``async def`` job as `executor.aexecute` does, and look on."""
+        traced = self._begin(job)
+        outcome = await aexecute(job.task, job.context, before)
+        self._end(job, traced, outcome)
+        return outcome
+
+    def _begin(self, job: Job) -> Run | None:
+        try:
+            if self._metrics is not None:
+                self._metrics.begun(job.claim.queue, job.signature, time.time_ns())
+            if self._tracing is not None:
+                return self._tracing.begin(job.context, job.claim.queue)
+        except Exception:  # noqa: BLE001 - a full disk, or an SDK of yours: the task runs anyway
+            _log.exception("task %s cannot be watched", job.signature.uuid)
+        return None
+
+    def _end(self, job: Job, traced: Run | None, outcome: Outcome) -> None:
+        if self._tracing is None or traced is None:
+            return
+        try:
+            job.signature = self._tracing.end(traced, job.context, outcome)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("the trace of task %s is not complete", job.signature.uuid)
+
+    def over(self, job: Job, outcome: Outcome, took_s: float, *, failed: bool) -> None:
+        """
+        Count a run that is settled.
+
+        Args:
+            job: What ran.
+            outcome: What it came to.
+            took_s: Seconds it took.
+            failed: Whether its state is FAILURE: a result may not be storable.
+        """
+        if self._metrics is None:
+            return
+        state = "failure" if failed and isinstance(outcome, Succeeded) else _state(outcome)
+        try:
+            self._metrics.over(job.claim.queue, job.signature.name, state, took_s)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("task %s is not counted", job.signature.uuid)
+
+    def unstarted(self, claim: Claim, signature: Signature, failed: Failed) -> None:
+        """Count a task that is known here and ended before it ran: canceled, or too late."""
+        if self._metrics is not None:
+            self._metrics.unstarted(claim.queue, signature.name, _state(failed))
+
+    def buried(self, moves: Sequence[Move]) -> None:
+        """Count the messages among these that could not be read."""
+        if self._metrics is not None:
+            for move in moves:
+                if isinstance(move, Finish) and move.letter is not None:
+                    self._metrics.unstarted(move.claim.queue, UNKNOWN, "failure")
+
+    def redis_error(self, operation: str) -> None:
+        """Count an operation that Redis did not answer."""
+        if self._metrics is not None:
+            self._metrics.redis_error(operation)
+
+    def close(self) -> None:
+        """Have spans exported; the process ends next."""
+        try:
+            if self._tracing is not None:
+                self._tracing.flush()
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("the last spans may not be exported")
+
+
+def _state(outcome: Outcome) -> str:
+    if isinstance(outcome, Retry):
+        return "retry"
+    if isinstance(outcome, Failed):
+        return "canceled" if outcome.error == CANCELED else "failure"
+    return "success"

@@ -1,0 +1,171 @@
+"""The health file: kept by the supervisor, read by a probe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from machine import health
+from machine.runtime.pulse import Pulse, Vitals, is_stopped
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "alive"
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def vitals(file: Path, pulse: Pulse, patience_s: float, pid: int | None = None) -> Vitals:
+    made = Vitals(str(file), patience_s)
+    made.expect(pid or os.getpid(), pulse)
+    pulse.turn()
+    return made
+
+
+def test_a_worker_without_a_health_file_keeps_none() -> None:
+    Vitals("", 20.0).look([os.getpid()])
+
+
+def test_a_worker_whose_children_turn_is_healthy(file: Path) -> None:
+    vitals(file, Pulse(), 3600.0).look([os.getpid()])
+
+    assert file.read_text() == ""
+    assert health.main(["--file", str(file)]) == 0
+
+
+def test_a_child_that_does_not_turn_and_runs_nothing_hangs(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vitals(file, Pulse(), 0.0).look([os.getpid()])
+
+    assert health.main(["--file", str(file)]) == 1
+    assert capsys.readouterr().err == (
+        f"unhealthy: child {os.getpid()} has not turned for 0 s, and runs no task\n"
+    )
+
+
+def test_a_child_that_runs_a_task_may_take_as_long_as_it_likes(file: Path) -> None:
+    pulse = Pulse()
+    watching = vitals(file, pulse, 0.0)
+    pulse.turn(busy=True)
+    watching.look([os.getpid()])
+
+    assert file.read_text() == ""
+
+
+def test_a_task_that_ended_excuses_no_child_that_does_not_turn(file: Path) -> None:
+    pulse = Pulse()
+    watching = vitals(file, pulse, 0.0)
+    pulse.turn(busy=True)
+    pulse.rest()
+    watching.look([os.getpid()])
+
+    assert "runs no task" in file.read_text()
+
+
+def test_a_child_that_starts_has_more_time_than_one_that_works(file: Path) -> None:
+    watching = Vitals(str(file), 3600.0)
+    watching.expect(os.getpid(), Pulse())
+    watching.look([os.getpid()])
+
+    assert file.read_text() == ""
+
+
+def test_a_stopped_child_hangs_whatever_it_runs(
+    file: Path, child: subprocess.Popen[bytes], wait_until: Callable[..., object]
+) -> None:
+    pulse = Pulse()
+    watching = vitals(file, pulse, 0.0, child.pid)
+    pulse.turn(busy=True)
+    child.send_signal(signal.SIGSTOP)
+    if sys.platform == "linux":
+        wait_until(lambda: is_stopped(child.pid), 10, "the child to be stopped")
+        watching.look([child.pid])
+        assert f"child {child.pid} is stopped" in file.read_text()
+        child.send_signal(signal.SIGCONT)
+        wait_until(lambda: not is_stopped(child.pid), 10, "the child to go on")
+    watching.look([child.pid])
+
+    assert file.read_text() == ""
+
+
+def test_a_child_that_has_ended_is_not_waited_for(file: Path) -> None:
+    vitals(file, Pulse(), 0.0).look([])
+
+    assert file.read_text() == ""
+
+
+def test_a_health_file_that_cannot_be_written_stops_no_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watching = vitals(tmp_path / "none" / "alive", Pulse(), 3600.0)
+    watching.look([os.getpid()])
+    watching.look([os.getpid()])
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "health: the health file cannot be written: [Errno 2] No such file or directory: "
+        f"'{tmp_path / 'none' / 'alive'}'"
+    ]
+
+
+def test_a_file_that_nobody_touches_is_unhealthy(file: Path) -> None:
+    file.touch()
+    os.utime(file, (1000.0, 1000.0))
+
+    assert health.complaint(file, 30.0, 1030.0) == ""
+    assert health.complaint(file, 30.0, 1031.0) == (
+        f"{file} was last touched 31 s ago; 30 s are allowed"
+    )
+
+
+def test_no_file_is_unhealthy(file: Path) -> None:
+    assert health.complaint(file, 30.0, 0.0).startswith(f"{file}: No such file or directory")
+
+
+def test_the_probe_needs_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WORKER_HEALTH_FILE", raising=False)
+
+    assert health.main([]) == 2
+    assert "Set WORKER_HEALTH_FILE, or give --file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["health"], 0), (["health", "--max-age", "0"], 1), ([], 2), (["nonsense"], 2)],
+)
+def test_the_probe_is_a_command(arguments: list[str], status: int, file: Path) -> None:
+    file.touch()
+    run = subprocess.run(
+        [sys.executable, "-m", "machine", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"WORKER_HEALTH_FILE": str(file)},
+        capture_output=True,
+        check=False,
+    )
+
+    assert run.returncode == status, run.stderr
+
+
+def test_the_probe_loads_neither_the_redis_client_nor_yaml() -> None:
+    loaded = "import sys, machine.__main__; print({'redis', 'yaml', 'hiredis'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert run.stdout == "set()\n"

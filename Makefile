@@ -17,7 +17,7 @@ ARGS ?=
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## the whole thing once: server, two workers, a caller, then stop
+demo: $(READY) ## the whole thing once: server, two workers, callers, then stop
 	$(RUN) examples/demo.py $(ARGS)
 
 dev: $(READY) ## while you write: server, worker and HTTP caller, restarted by each change
@@ -27,9 +27,12 @@ test: check ## everything CI runs: check, then the tests on each server that is 
 	$(RUN) -m pytest $(ARGS)
 	@if [ -n "$${WERK_TEST_SERVER:-}" ]; then :; \
 	elif [ "$$($(RUN) -c 'from machine.embedded import available_servers as a; print(*a())')" = "valkey redis" ]; then \
-	  echo "-- once more on redis-server: the tests that use a server"; \
-	  WERK_TEST_SERVER=redis $(RUN) -m pytest -m server $(ARGS) $(if $(ARGS),|| [ $$? = 5 ]); \
+	  echo "-- once more on redis-server: the tests of what speaks to a server"; \
+	  WERK_TEST_SERVER=redis $(RUN) -m pytest -m server $(ON_BOTH) $(ARGS) $(if $(ARGS),|| [ $$? = 5 ]); \
 	else echo "-- only one kind of server is installed; the tests ran on that one"; fi
+
+# What speaks to a server itself; services and interop run on the first kind only.
+ON_BOTH = tests/contract tests/integration tests/acceptance
 
 check: $(READY) ## lint, format, types
 	$(RUN) -m ruff check .

@@ -1,9 +1,9 @@
 """
 The whole machine on one screen: a server, two workers, the caller, and a murder.
 
-Starts a private Redis or Valkey and two worker services, runs the caller
-against them, kills one worker in the middle of a task and shows that the other
-one finishes it. Everything started here is stopped again. ``make demo``.
+Starts a private Redis or Valkey and two worker services, runs the caller and
+the tour against them, kills one worker in the middle of a task and shows that
+the other one finishes it. Everything started here is stopped again. ``make demo``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
             if status or any(statuses):
                 for log in sorted(Path(logs).iterdir()):
                     print(f"--- {log.name}\n{log.read_text()}", file=sys.stderr)
-            status = status or int(any(statuses))
+            status = int(bool(status) or any(statuses))
     except (NoServer, MachineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -65,17 +65,32 @@ def _start(number: int, environ: dict[str, str], logs: Path) -> subprocess.Popen
 
 
 def _show(workers: list[subprocess.Popen[bytes]], environ: dict[str, str]) -> int:
-    """Run the caller, then kill a worker; return 0 if both went well."""
+    """Run the caller and the tour, then kill a worker; return 0 if all went well."""
+    if _call(environ):
+        return 1
+    config = Config.load(environ=environ)
+    with build.connect(config) as server:
+        survived = _murder(workers, server, config)
+    return int(not survived)
+
+
+def _call(environ: dict[str, str]) -> int:
+    """Run both programs at once, as the retries of each take 3 s; return 0 if both went well."""
+    tour = subprocess.Popen(
+        [sys.executable, "examples/tour.py"],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     print("caller    python caller/caller.py")
     caller = subprocess.run(
         [sys.executable, "caller/caller.py"], cwd=ROOT, env=environ, check=False
     )
-    if caller.returncode:
-        return caller.returncode
-    config = Config(broker=environ["BROKER"])
-    with build.connect(config) as server:
-        survived = _murder(workers, server, config)
-    return int(not survived)
+    said, _ = tour.communicate()
+    print(f"tour      python examples/tour.py\n{said}", end="")
+    return caller.returncode or tour.returncode
 
 
 def _murder(workers: list[subprocess.Popen[bytes]], server: Server, config: Config) -> bool:

@@ -9,6 +9,7 @@ ports only by their values.
 from __future__ import annotations
 
 import contextlib
+import reprlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -166,11 +167,17 @@ class Outgoing:
 
 def _check_args(signature: Signature) -> None:
     """Refuse values that are not of their type, and write out those that are Python's."""
-    for index, (kind, value, name) in enumerate(signature.args):
+    for index, arg in enumerate(signature.args):
+        where = f"argument {index} of task {signature.name!r}"
+        if not isinstance(arg, Arg):
+            raise SignatureError(
+                f"{where} is {reprlib.repr(arg)}, which is no Arg; write Arg('int64', 1), or let "
+                "the task make the signature: task.s(…)."
+            )
+        kind, value, name = arg
         try:
             gotypes.decode(kind, value)
         except WireError:
-            where = f"argument {index} of task {signature.name!r}"
             signature.args[index] = Arg(kind, gotypes.coerce(kind, value, where), name)
 
 

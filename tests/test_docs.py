@@ -3,9 +3,11 @@ README and docs against the code: blocks run, tables are complete, links lead so
 
 A fenced ``python`` block is run, in order with the others of its page, by a
 program of its own beside a real worker. In it, ``expression  # → value`` is a
-claim that is checked. A block that cannot run has a comment before it,
-``<!-- not run: reason -->``. A block ``acl`` holds users for a server, which
-are given to one.
+claim that is checked. A block ``sh`` is run so by bash, beside an HTTP caller
+as well; there ``command  # → text`` claims what the command prints, and ``…``
+stands for anything. A block that cannot run has a comment before it,
+``<!-- not run: reason -->``, or ``<!-- run by tests/test_x.py -->``. A block
+``acl`` holds users for a server, which are given to one.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ import ast
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import redis
 
-from caller import caller
+from caller import api, caller
 from machine import errors, keys
 from machine.config import SETTINGS
 from machine.embedded import EmbeddedServer, available_servers
@@ -32,16 +36,23 @@ from machine.settings import Setting
 from worker import worker
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MOST_README_LINES = 180
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MOST_README_LINES = 220
 #: How long a page's program may take before it is taken for stuck.
 PATIENCE_S = 60.0
 
-FENCE = re.compile(r"(?P<before>[^\n]*)\n```(?P<kind>\w*)\n(?P<text>.*?)\n```", re.DOTALL)
-NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
+FENCE = re.compile(
+    r"(?P<before>[^\n]*)\n(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)\n(?P=indent)```\n",
+    re.DOTALL,
+)
+NOT_RUN = re.compile(r"<!-- (not run: .+?|run by .+?) -->")
+#: What a reader types; a block with such a line is a block of commands, and says so.
+COMMAND = re.compile(
+    r"^(?:\$ )?(?:make|python|curl|docker|export|git|kubectl|\.venv/bin/\w+) ", re.MULTILINE
+)
 CLAIM = re.compile(r"#\s*→\s*(.+?)\s*$")
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 class Block(NamedTuple):
@@ -62,9 +73,10 @@ def doc(name: str) -> str:
 
 def blocks(text: str) -> list[Block]:
     found = []
-    for fence in FENCE.finditer(text):
+    for fence in FENCE.finditer(f"\n{text}\n"):
         reason = NOT_RUN.search(fence["before"])
-        found.append(Block(fence["kind"], fence["text"], reason[1].strip() if reason else ""))
+        text = fence["text"].replace(f"\n{fence['indent']}", "\n").strip(" ")
+        found.append(Block(fence["kind"], text, reason[1].strip() if reason else ""))
     return found
 
 
@@ -156,7 +168,7 @@ def start_worker(running: Running, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def stop_worker(process: subprocess.Popen[bytes]) -> int:
+def stop(process: subprocess.Popen[Any]) -> int:
     process.terminate()
     return process.wait(PATIENCE_S)
 
@@ -188,7 +200,7 @@ def beside_a_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
         running = Running(server.url, environ_for(server.url))
         process = start_worker(running, folder)
         yield running
-        stop_worker(process)
+        stop(process)
 
 
 @pytest.mark.server
@@ -208,12 +220,149 @@ def test_the_blocks_of_a_page_run(
     assert status == 0
 
 
+# -- commands run ------------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A command line of a page, and what it is said to print (None = nothing is said)."""
+
+    text: str
+    printed: str | None
+
+
+def commands(text: str) -> list[Command]:
+    """Return the command lines of a page's ``sh`` blocks that are run, continuations joined."""
+    code = "\n".join(b.text for b in blocks(text) if b.kind == "sh" and not b.reason)
+    found = []
+    for line in code.replace("\\\n", " ").splitlines():
+        claim = CLAIM.search(line)
+        command = CLAIM.sub("", line).strip()
+        if command and not command.startswith("#"):
+            found.append(Command(command, claim[1] if claim else None))
+    return found
+
+
+def script(lines: list[Command], port: int) -> str:
+    """Return a bash script of the commands; the output of each that claims any is a file's."""
+    parts = ["set -eu -o pipefail"]
+    for number, command in enumerate(lines):
+        here = re.sub(r"\b(localhost|127\.0\.0\.1):8000\b", f"127.0.0.1:{port}", command.text)
+        here = here.replace(".venv/bin/python", "python")
+        parts.append(here if command.printed is None else f"{{ {here}\n}} >said.{number}")
+    return "\n".join(parts)
+
+
+def is_said(claim: str, printed: str) -> bool:
+    """Say whether a text is what a claim says, ``…`` in which stands for anything."""
+    pattern = ".*".join(re.escape(part.strip()) for part in claim.split("…"))
+    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
+
+
+@pytest.fixture(scope="module")
+def beside_an_api(
+    beside_a_worker: Running, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """Start an HTTP caller of this module's own, and return its port."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "caller" / "api.py")],
+        env=beside_a_worker.environ | {"API_PORT": "0"},
+        cwd=tmp_path_factory.mktemp("api"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    listening = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
+    said: list[str] = []
+    while not (found := listening.search("".join(said))):
+        line = process.stderr.readline()
+        assert line, f"it ended: {''.join(said)}"
+        said.append(line)
+    drain = threading.Thread(target=process.stderr.read, daemon=True)
+    drain.start()
+    yield int(found[1])
+    assert stop(process) == 0
+    drain.join(PATIENCE_S)
+    process.stderr.close()
+
+
+PAGES_WITH_COMMANDS = [page for page in PAGES if commands(text_of(page))]
+
+
+@every_page
+def test_a_page_runs_no_command_that_could_reach_beyond_its_test(page: Path) -> None:
+    # Others are to say what runs them: a test must not call somebody's cluster.
+    harmless = re.compile(r"(?:\w+=\$\()?(?:curl|echo|grep|test|(?:\.venv/bin/)?python) ")
+
+    assert [c.text for c in commands(text_of(page)) if not harmless.match(c.text)] == []
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_run(
+    page: Path, beside_a_worker: Running, beside_an_api: int, tmp_path: Path
+) -> None:
+    if not shutil.which("curl"):
+        if os.environ.get("CI"):
+            pytest.fail("CI needs curl", pytrace=False)
+        pytest.skip("curl is not installed")
+    test_a_page_runs_no_command_that_could_reach_beyond_its_test(page)
+    lines = commands(text_of(page))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    done = subprocess.run(
+        ["bash", "-c", script(lines, beside_an_api)],
+        env=beside_a_worker.environ | {"PATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    said = {n: f"said.{n}" for n, line in enumerate(lines) if line.printed is not None}
+    got = {
+        lines[n].text: text_of(tmp_path / file)
+        for n, file in said.items()
+        if (tmp_path / file).exists()
+    }
+    wrong = [
+        (line.text, line.printed, got.get(line.text))
+        for line in lines
+        if line.printed is not None and not is_said(line.printed, got.get(line.text, ""))
+    ]
+    assert wrong == []
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("claim", "printed", "is_so"),
+    [
+        ("3", "3\n", True),
+        ('{"id": "…"}', '{"id": "x"}', True),
+        ("3", "33", False),
+        ("a … c", "a b", False),
+    ],
+)
+def test_a_claim_of_a_command_is_checked(claim: str, printed: str, is_so: bool) -> None:
+    assert is_said(claim, printed) is is_so
+
+
+@every_page
+def test_a_block_of_commands_is_known_as_one(page: Path) -> None:
+    unknown = [b.text for b in blocks(text_of(page)) if not b.kind and COMMAND.search(b.text)]
+
+    assert unknown == []
+
+
 @every_page
 def test_a_block_that_is_not_run_says_why(page: Path) -> None:
-    announced = text_of(page).count("<!-- not run")
-    with_reason = [block for block in blocks(text_of(page)) if block.reason]
+    announced = re.findall(r"<!-- (not run\b.*|run by .+?) -->", text_of(page))
+    with_reason = [block.reason for block in blocks(text_of(page)) if block.reason]
 
-    assert len(with_reason) == announced
+    assert with_reason == announced
+    for reason in with_reason:
+        word, _, runners = reason.partition("run by ")
+        assert word or all((ROOT / runner).is_file() for runner in runners.split())
 
 
 def test_the_readme_and_the_operations_page_have_blocks_that_run() -> None:
@@ -320,7 +469,7 @@ def test_the_users_of_the_page_may_do_their_work(guarded: EmbeddedServer, tmp_pa
         process = start_worker(login(guarded, "worker"), tmp_path)
         client.rpush("machinery_tasks", "no message")
         called = run_program(["-c", SENDS_AND_WAITS], login(guarded, "caller"), tmp_path)
-        status = stop_worker(process)
+        status = stop(process)
         looked = run_program(["-c", LOOKS_AND_REPLAYS], login(guarded, "admin"), tmp_path)
         refused = [
             (entry["username"], entry["object"], entry["context"]) for entry in client.acl_log()
@@ -455,7 +604,12 @@ def test_every_exit_status_is_documented() -> None:
         if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant)
     } | {0, 1}
 
-    assert documented == {("worker", n) for n in of_worker} | {("caller", n) for n in of_caller}
+    of_api = {0, 1, 3, api._BAD_SETTINGS}  # 3: uvicorn's, where it cannot listen
+    assert documented == {
+        (program, status)
+        for program, statuses in (("worker", of_worker), ("caller", of_caller), ("api", of_api))
+        for status in statuses
+    }
 
 
 def test_every_term_has_its_row() -> None:
@@ -496,9 +650,9 @@ def test_the_readme_is_short() -> None:
 @every_page
 def test_what_a_page_tells_people_to_make_can_be_made(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
 
-    named = set(re.findall(r"(?:^|`|\$ |\| )make ([a-z]+)", text_of(page), re.MULTILINE))
+    named = set(re.findall(r"(?:^ *|`|\$ |\| )make ([a-z0-9-]+)", text_of(page), re.MULTILINE))
 
     assert named - targets == set()
 

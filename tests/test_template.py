@@ -1,5 +1,5 @@
 """
-What a copy of the template is built with: images, compose, make, CI, pins.
+What a copy of the template is built with: make, CI, pins.
 
 All of it is read here as text or data, so that a slip shows without a Docker
 engine; the parts of the Makefile that must work anywhere are run.
@@ -7,268 +7,26 @@ engine; the parts of the Makefile that must work anywhere are run.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = ("worker", "caller")
-#: Seconds a worker may take to drain (docs/design.md); whoever stops it must wait longer.
-DRAIN_S = 25
 
-each_service = pytest.mark.parametrize("service", SERVICES)
 each_lock = pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
 
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-# -- images ------------------------------------------------------------------------------------
-
-
-class Instruction(NamedTuple):
-    """A line of a Dockerfile, continuation lines joined."""
-
-    word: str
-    rest: str
-    stage: int
-
-
-def instructions(service: str) -> list[Instruction]:
-    text = re.sub(r"^\s*#.*\n", "", read(f"Dockerfile.{service}"), flags=re.MULTILINE)
-    found: list[Instruction] = []
-    stage = -1
-    for line in filter(str.strip, text.replace("\\\n", " ").splitlines()):
-        word, _, rest = line.strip().partition(" ")
-        stage += word == "FROM"
-        found.append(Instruction(word, rest.strip(), stage))
-    return found
-
-
-def final_stage(service: str) -> list[Instruction]:
-    found = instructions(service)
-    return [line for line in found if line.stage == found[-1].stage]
-
-
-def copied_from_here(service: str) -> list[str]:
-    """Return the sources of every COPY from the build context, in all stages."""
-    sources = []
-    for line in instructions(service):
-        words = [word for word in shlex.split(line.rest) if not word.startswith("--chown")]
-        if line.word == "COPY" and not any(word.startswith("--from") for word in words):
-            sources += words[:-1]
-    return sources
-
-
-def is_ignored(path: str) -> bool:
-    """Say whether .dockerignore keeps a path out of the build context; its last match decides."""
-    ignored = False
-    for line in read(".dockerignore").splitlines():
-        pattern = line.strip()
-        if not pattern or pattern.startswith("#"):
-            continue
-        keeps = pattern.startswith("!")
-        if matches(pattern.lstrip("!").strip("/"), path):
-            ignored = not keeps
-    return ignored
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Match as Docker does: a pattern that names a folder also names what is in it."""
-    parts = path.split("/")
-    heads = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    if pattern.startswith("**/"):
-        return any(fnmatch.fnmatchcase(part, pattern.removeprefix("**/")) for part in parts)
-    return any(
-        fnmatch.fnmatchcase(head, pattern) and head.count("/") == pattern.count("/")
-        for head in heads
-    )
-
-
-@pytest.mark.parametrize(
-    ("path", "ignored"),
-    [
-        ("machine/errors.py", False),
-        ("machine/broker/lua/claim.lua", False),
-        ("requirements.lock", False),
-        (".env", True),
-        (".git/config", True),
-        ("machine/.env.local", True),
-        ("machine/__pycache__/errors.cpython-311.pyc", True),
-        ("tests/conftest.py", True),
-        ("requirements-dev.lock", True),
-    ],
-)
-def test_the_build_context_holds_the_code_and_no_secret(path: str, ignored: bool) -> None:
-    assert is_ignored(path) is ignored
-
-
-@each_service
-def test_an_image_does_not_run_as_root(service: str) -> None:
-    (user,) = [line.rest for line in final_stage(service) if line.word == "USER"]
-
-    # By number: Kubernetes cannot tell whether a name is root.
-    assert user.isdigit()
-    assert int(user) >= 10_000
-
-
-@each_service
-def test_an_image_runs_its_service_without_a_shell(service: str) -> None:
-    (command,) = [line.rest for line in final_stage(service) if line.word == "CMD"]
-
-    assert json.loads(command) == ["python", f"{service}/{service}.py"]
-    assert (ROOT / service / f"{service}.py").is_file()
-
-
-@each_service
-def test_everything_an_image_copies_exists_and_reaches_it(service: str) -> None:
-    sources = copied_from_here(service)
-
-    assert sources == ["requirements.lock", "config.yml", "machine", service]
-    assert [source for source in sources if not (ROOT / source).exists()] == []
-    assert [source for source in sources if is_ignored(source)] == []
-
-
-@each_service
-def test_an_image_installs_what_was_tested(service: str) -> None:
-    installs = [line.rest for line in instructions(service) if "pip install" in line.rest]
-
-    assert len(installs) == 1
-    assert "--require-hashes -r requirements.lock" in installs[0]
-
-
-@each_service
-def test_an_image_finds_its_code_where_it_copied_it(service: str) -> None:
-    stage = {line.word: line.rest for line in final_stage(service)}
-
-    assert stage["WORKDIR"] == "/app"
-    assert "PYTHONPATH=/app" in shlex.split(stage["ENV"])
-
-
-def test_the_two_dockerfiles_are_one_recipe() -> None:
-    worker, caller = (read(f"Dockerfile.{name}") for name in SERVICES)
-
-    swapped = worker
-    for ours, theirs in (("worker", "\0"), ("caller", "worker"), ("\0", "caller")):
-        swapped = swapped.replace(ours, theirs)
-
-    assert swapped == caller
-
-
-# -- compose -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(read("docker-compose.yml"))
-    return loaded
-
-
-def seconds(text: str) -> float:
-    found = re.fullmatch(r"([\d.]+)(ms|s|m)", text)
-    assert found, f"not a duration: {text!r}"
-    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60}[found[2]]
-
-
-def options_of(command: list[str]) -> dict[str, str]:
-    return {
-        name.removeprefix("--"): value
-        for name, value in zip(command[1::2], command[2::2], strict=True)
-    }
-
-
-def test_compose_has_a_server_a_worker_and_a_caller(compose: dict[str, Any]) -> None:
-    assert list(compose["services"]) == ["redis", "worker", "caller"]
-    assert "version" not in compose
-
-
-@each_service
-def test_a_service_can_be_scaled(service: str, compose: dict[str, Any]) -> None:
-    # A name of its own, or a port of the host, is there only once.
-    assert compose["services"][service].keys() & {"container_name", "ports", "hostname"} == set()
-
-
-@each_service
-def test_a_service_is_built_from_its_dockerfile(service: str, compose: dict[str, Any]) -> None:
-    assert compose["services"][service]["build"] == {
-        "context": ".",
-        "dockerfile": f"Dockerfile.{service}",
-    }
-
-
-@each_service
-def test_a_service_waits_for_a_healthy_server(service: str, compose: dict[str, Any]) -> None:
-    needs = compose["services"][service]["depends_on"]["redis"]
-
-    assert needs["condition"] == "service_healthy"
-    assert compose["services"]["redis"]["healthcheck"]["test"][-1].startswith("redis-cli ping")
-
-
-@each_service
-def test_a_service_is_told_where_redis_is(service: str, compose: dict[str, Any]) -> None:
-    entry = compose["services"][service]
-
-    assert entry["environment"]["BROKER"] == "redis://redis:6379/0"
-    assert entry["environment"]["RESULT_BACKEND"] == "redis://redis:6379/0"
-    assert entry["env_file"] == [{"path": ".env", "required": False}]
-
-
-@each_service
-def test_a_service_has_no_rights_it_does_not_need(service: str, compose: dict[str, Any]) -> None:
-    entry = compose["services"][service]
-
-    assert entry["read_only"] is True
-    assert entry["cap_drop"] == ["ALL"]
-    assert entry["security_opt"] == ["no-new-privileges:true"]
-    assert entry["tmpfs"] == ["/tmp:mode=1777,size=64m,noexec,nosuid"]
-    assert entry["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}
-
-
-def test_a_worker_has_time_to_drain(compose: dict[str, Any]) -> None:
-    worker = compose["services"]["worker"]
-
-    assert seconds(worker["stop_grace_period"]) > DRAIN_S
-    assert worker["init"] is True
-    assert worker["restart"] == "unless-stopped"
-
-
-def test_the_caller_runs_once(compose: dict[str, Any]) -> None:
-    assert compose["services"]["caller"]["restart"] == "no"
-    assert "worker" in compose["services"]["caller"]["depends_on"]
-
-
-def test_redis_keeps_its_data_and_evicts_nothing(compose: dict[str, Any]) -> None:
-    redis = compose["services"]["redis"]
-    options = options_of(redis["command"])
-
-    assert options["appendonly"] == "yes"
-    assert options["maxmemory-policy"] == "noeviction"
-    assert "maxmemory" in options
-    assert redis["volumes"] == ["redis-data:/data"]
-    assert "redis-data" in compose["volumes"]
-
-
-def test_redis_cannot_be_reached_from_outside(compose: dict[str, Any]) -> None:
-    redis = compose["services"]["redis"]
-
-    assert "ports" not in redis
-    assert redis["networks"] == ["store"]
-    assert compose["networks"]["store"] == {"internal": True}
-
-
-def test_redis_can_be_another_server_with_one_variable(compose: dict[str, Any]) -> None:
-    assert re.fullmatch(r"\$\{REDIS_IMAGE:-redis:\d+-\w+\}", compose["services"]["redis"]["image"])
 
 
 # -- make --------------------------------------------------------------------------------------

@@ -54,5 +54,6 @@ class Marks:
         marked = self._courier.canceled([job.signature.uuid for job in jobs])
         for job in jobs:
             if job.signature.uuid in marked:
-                _log.info("task %s %s was canceled while it ran", job.signature.name, job.claim.id)
+                name, uuid = job.signature.name, job.signature.uuid
+                _log.info("task %s %s was canceled while it ran", name, uuid)
                 job.cancel()

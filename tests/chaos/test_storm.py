@@ -50,6 +50,7 @@ class Fleet:
 
     def __init__(self, server: EmbeddedServer, logs: Path) -> None:
         self.environ = os.environ | SETTINGS | {"BROKER": server.url, "STORM_LEDGER": server.url}
+        self.environ["CONFIG_FILE"] = os.devnull
         self.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
         self.logs = logs
         self.hurt: set[int] = set()

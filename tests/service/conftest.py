@@ -47,6 +47,7 @@ class Site:
     def start(self, *flags: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a worker of one process and one slot, or as the flags say."""
         environ = os.environ | {
+            "CONFIG_FILE": os.devnull,  # the copy's own settings are its owner's
             "BROKER": self.url,
             "DEFAULT_QUEUE": self.queue,
             "REDIS_DELAYED_TASKS_KEY": f"{self.queue}.delayed",

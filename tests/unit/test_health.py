@@ -116,10 +116,8 @@ def test_a_health_file_that_cannot_be_written_stops_no_worker(
     watching.look([os.getpid()])
     watching.look([os.getpid()])
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "health: the health file cannot be written: [Errno 2] No such file or directory: "
-        f"'{tmp_path / 'none' / 'alive'}'"
-    ]
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith("health: the health file cannot be written: [Errno 2]")
 
 
 def test_a_file_that_nobody_touches_is_unhealthy(file: Path) -> None:

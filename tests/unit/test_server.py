@@ -498,6 +498,18 @@ def test_an_empty_group_writes_nothing(facade: Server, log: list[object], send: 
     assert log == []
 
 
+def test_an_argument_without_its_type_is_refused_with_the_cure(facade: Server) -> None:
+    bare: Any = [1, 2]
+
+    with pytest.raises(SignatureError) as caught:
+        facade.send_task(Signature(name="add", args=bare))
+
+    assert str(caught.value) == (
+        "argument 0 of task 'add' is 1, which is no Arg; write Arg('int64', 1), or let the task "
+        "make the signature: task.s(…)."
+    )
+
+
 def test_two_members_with_one_id_are_refused(facade: Server, log: list[object]) -> None:
     with pytest.raises(SignatureError) as caught:
         facade.send_group(Group([Signature(name="add", uuid="task_1")] * 2))

@@ -130,6 +130,7 @@ class Supervisor:
                 signal.signal(number, self._on_signal)
             signal.signal(signal.SIGCHLD, lambda *_: self._doorbell.ring())
         _log.info("%s", greeting)  # from here on a signal stops us gently
+        self._beat()  # to greet an absent server takes seconds
         self._greet()
         while True:
             now_s = time.monotonic()

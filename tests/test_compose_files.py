@@ -320,7 +320,19 @@ def test_only_the_balancer_can_be_reached_and_only_from_this_machine(
 
 
 def test_redis_can_be_another_server_with_one_variable(compose: dict[str, Any]) -> None:
-    assert re.fullmatch(r"\$\{REDIS_IMAGE:-redis:\d+-\w+\}", compose["services"]["redis"]["image"])
+    chosen = {
+        "file": "deploy/compose/server${VALKEY:+-valkey}.yml",
+        "service": "server",
+    }
+    images = {
+        name: yaml.safe_load(read(f"deploy/compose/{name}.yml"))["services"]["server"]["image"]
+        for name in ("server", "server-valkey")
+    }
+
+    for name in ("keys", "redis", "cli"):
+        assert compose["services"][name]["extends"] == chosen
+    assert re.fullmatch(r"\$\{REDIS_IMAGE:-redis:\d+-\w+\}", images["server"])
+    assert re.fullmatch(r"\$\{REDIS_IMAGE:-valkey/valkey:\d+-\w+\}", images["server-valkey"])
 
 
 def test_a_change_of_code_is_noticed(compose: dict[str, Any]) -> None:

@@ -89,7 +89,8 @@ def test_an_overlay_runs_the_images_that_compose_builds(build, overlay):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "version"
     ]
-    redis = services["redis"]["image"].rpartition(":-")[2].rstrip("}")
+    server = yaml.safe_load((ROOT / "deploy/compose/server.yml").read_text(encoding="utf-8"))
+    redis = server["services"]["server"]["image"].rpartition(":-")[2].rstrip("}")
     named = {n: services[n].get("image", f"{compose['name']}-{n}") for n in ("worker", "caller")}
     wanted = {"worker": named["worker"], "api": named["caller"], "redis": redis}
 

@@ -118,7 +118,7 @@ class Place:
                 sys.exit(f"error: {running.args} ended with status {running.returncode}")
             if time.monotonic() > give_up_at:
                 sys.exit(f"error: {running.args} did not begin to wait within {_PATIENCE_S:g} s")
-            time.sleep(0.01)
+            time.sleep(0.01)  # Redis tells nobody when a client begins to wait
 
     @contextmanager
     def worker(self, processes: int, queue: str) -> Iterator[list[int]]:

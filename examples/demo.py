@@ -140,7 +140,7 @@ def _wait_until(happened: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             message = f"waited {PATIENCE_S:.0f} s for {what}"
             raise MachineError(message)
-        time.sleep(0.02)
+        time.sleep(0.02)  # what is waited for here is another process, which tells nobody
 
 
 def _stop(worker: subprocess.Popen[bytes]) -> int:

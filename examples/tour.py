@@ -30,7 +30,7 @@ def until(happened: Callable[[], bool], what: str) -> None:
     while not happened():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {PATIENCE_S:.0f} s for {what}")
-        time.sleep(0.02)
+        time.sleep(0.02)  # a look at a state that is not final yet: get() waits for final ones
 
 
 def a_nested_workflow(_server: Server) -> object:

@@ -306,5 +306,5 @@ def _die_with(parent: int) -> None:
 
 def _watch(parent: int) -> None:  # pragma: no cover - where there is no prctl
     while os.getppid() == parent:
-        time.sleep(0.5)
+        time.sleep(0.5)  # without prctl a parent's death can only be asked for
     os._exit(1)

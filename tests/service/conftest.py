@@ -44,6 +44,22 @@ class Site:
         )
         self.server: Server = build_server(config, Registry())
 
+    def run_without(self, package: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a worker to its end where a package cannot be imported."""
+        code = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from worker.worker import main\nsys.exit(main([]))"
+        )
+        own = {"CONFIG_FILE": os.devnull, "BROKER": self.url}
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | own | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def start(self, *flags: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a worker of one process and one slot, or as the flags say."""
         environ = os.environ | {

@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -277,20 +275,7 @@ def test_a_port_that_is_taken_is_a_clear_error(site: Any) -> None:
 
 
 def test_without_the_library_a_worker_says_what_to_install(site: Any) -> None:
-    code = (
-        "import sys; sys.modules['prometheus_client'] = None\n"
-        "from worker.worker import main\nsys.exit(main([]))"
-    )
-    environ = os.environ | {"BROKER": site.url, "WORKER_METRICS_PORT": str(free_port())}
-
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = site.run_without("prometheus_client", WORKER_METRICS_PORT=str(free_port()))
 
     assert done.returncode == 78
     assert "prometheus-client" in done.stderr

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from machine import BrokerUnavailable, ConfigError, MachineError, TaskFailed, build, chord, group
 from machine.config import Config
 from machine.server import Server
-from machine.signature import new_uuid
 from machine.tasks import add, fail, flaky, multiply, nap, say
+from machine.wire.signature import new_uuid
 
 #: Seconds to wait for each result.
 PATIENCE_S = 60.0

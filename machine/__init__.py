@@ -41,10 +41,12 @@ from machine.errors import (
 )
 from machine.hooks import Hooks
 from machine.registry import AsyncTask, Registry, Task, current_task, task
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupProgress, GroupResult
+from machine.result import ChainResult, ChordResult
+from machine.result_group import GroupProgress, GroupResult
+from machine.result_task import AsyncResult
 from machine.scheduling import periodic
-from machine.signature import Arg, Signature, State, TaskState
 from machine.timetable import PeriodicState
+from machine.wire.signature import Arg, Signature, State, TaskState
 from machine.workflow import Chain, Chord, Group, GroupChain, TypedSignature
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from machine import keys, queue_weights
+from machine import queue_weights
 from machine.backend.base import Backend
 from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
@@ -41,10 +41,11 @@ from machine.runtime.watch import Watch
 from machine.runtime.worker import Live, Parts, Plan, Worker
 from machine.scheduling import completed
 from machine.server import Server
-from machine.signature import Signature
 from machine.timetable import Entry
 from machine.tracing import Tracing
 from machine.watching import SendWatcher, WatchedServer
+from machine.wire.limits import DELAYED_DEFAULT
+from machine.wire.signature import Signature
 
 #: Machinery's timeouts are 15 s; a server that answers at all answers sooner than this.
 _MOST_ANSWER_S = 5.0
@@ -118,7 +119,7 @@ def _eager_server(config: Config, registry: Registry, watchers: Sequence[SendWat
     queue = EagerBroker(
         clock=clock,
         default_queue=config.default_queue,
-        delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
+        delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
         results_expire_s=config.results_expire_in,
         max_queue_length=config.max_queue_length,
         backend=store,
@@ -189,7 +190,7 @@ def broker(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) -
     return RedisBroker(
         connections(config, config.broker, retry_s=retry_s),
         default_queue=config.default_queue,
-        delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
+        delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
         results_expire_s=config.results_expire_in,
         max_queue_length=config.max_queue_length,
         max_deliveries=config.worker_max_deliveries,
@@ -275,7 +276,7 @@ def terms(config: Config) -> Terms:
         max_result_bytes=config.max_result_bytes,
         max_message_bytes=config.max_message_bytes,
         allowed_queues=frozenset(config.allowed_queues),
-        delayed_key=config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT,
+        delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
         shared_groups=config.interop_groups,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, overload
 
-from machine.signature import Arg, Signature, new_uuid
+from machine.wire.signature import Arg, Signature, new_uuid
 from machine.workflow import Chain, Chord, Group, GroupChain, Piece, TypedSignature, series
 
 R = TypeVar("R")

@@ -12,10 +12,11 @@ import asyncio
 from collections.abc import Sequence
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Canceled
+from machine.broker.base import Broker
+from machine.broker.moves import Canceled
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound
-from machine.outcome import CANCELED
-from machine.signature import State, TaskState
+from machine.wire.signature import State, TaskState
+from machine.wire.states import CANCELED
 
 
 class Canceling:

@@ -17,9 +17,9 @@ import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from machine.connection import Command, Connections, next_pause_s
+from machine.connection import Connections, next_pause_s
 from machine.connection_errors import error_of
-from machine.connection_link import TRACK, Push, checked, forgotten, tracks
+from machine.connection_link import TRACK, Command, Push, checked, forgotten, tracks
 from machine.errors import BrokerUnavailable, MachineError
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import math
 from contextvars import ContextVar
 
 from machine.errors import SignatureError, TaskCanceled
-from machine.follow_up import attempt
-from machine.signature import Progress, Signature
+from machine.wire.headers import attempt
+from machine.wire.signature import Progress, Signature
 
 
 class TaskContext:

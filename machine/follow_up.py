@@ -11,46 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid5
 
-from machine.lineage import inherit
 from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.retry import fibonacci_next
-from machine.signature import ATTEMPT_HEADER, Arg, Signature, TaskResult, TaskState
+from machine.wire.headers import ATTEMPT_HEADER, attempt, inherit
+from machine.wire.signature import Arg, Signature, TaskResult, TaskState, copied
 
 #: Root of the ids given to callbacks that came without one.
 _NAMESPACE = UUID("9f2d7a54-6d0c-5a1e-8e57-3c1b0f4a6d21")
 #: Characters that the collected errors of a chord's members may have together.
 _MOST_FAILURES_TEXT = 6000
-
-
-def copied(signature: Signature) -> Signature:
-    """
-    Return a plain signature with its own ``args`` and ``headers``; callbacks are shared.
-
-    Written out because ``dataclasses.replace`` takes several times as long.
-    """
-    s = signature
-    return Signature(
-        name=s.name,
-        args=list(s.args),
-        uuid=s.uuid,
-        routing_key=s.routing_key,
-        eta_ns=s.eta_ns,
-        group_uuid=s.group_uuid,
-        group_task_count=s.group_task_count,
-        headers=None if s.headers is None else dict(s.headers),
-        priority=s.priority,
-        immutable=s.immutable,
-        retry_count=s.retry_count,
-        retry_timeout=s.retry_timeout,
-        on_success=s.on_success,
-        on_error=s.on_error,
-        chord_callback=s.chord_callback,
-        broker_message_group_id=s.broker_message_group_id,
-        sqs_receipt_handle=s.sqs_receipt_handle,
-        stop_task_deletion_on_error=s.stop_task_deletion_on_error,
-        ignore_when_task_not_registered=s.ignore_when_task_not_registered,
-        extra=s.extra,
-    )
 
 
 def follow_ups(signature: Signature, outcome: Outcome) -> list[Signature]:
@@ -115,14 +84,6 @@ def never_run(signature: Signature) -> list[Signature]:
             todo.append(_callback(parent, "on_success", index, callback.args))
             below.append(todo[-1])
     return below
-
-
-def attempt(signature: Signature) -> int:
-    """Return which run of the task this is, from 1; Go's retries are not counted."""
-    text = signature.headers.get(ATTEMPT_HEADER) if signature.headers else None
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10:
-        return max(1, int(text))
-    return 1
 
 
 def retried(signature: Signature, retry: Retry, now_ns: int) -> Signature:

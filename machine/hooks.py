@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from machine.signature import Signature
+from machine.wire.signature import Signature
 
 
 @dataclass(frozen=True, kw_only=True)

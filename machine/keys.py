@@ -12,17 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-#: ZSET, wire: signature JSON -> ETA in Unix ns. Shared by all queues of a database.
-DELAYED_DEFAULT = "delayed_tasks"
-#: STRING, wire: Machinery's one lock for all chords.
-CHORD_MUTEX = "TriggerChordMutex"
-#: STRING, wire: prefix of Machinery's locks for periodic tasks.
-PERIODIC_LOCK_PREFIX = "machinery_lock_"
-
-_QUEUE = re.compile(r"[A-Za-z0-9_.:-]{0,128}")
-_ID = re.compile(r"[A-Za-z0-9_.:{}-]{1,128}")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_RESULT_KEY = re.compile(r"(task|group|chord)_")
 
 
 def hop(queue: str) -> str:
@@ -95,33 +85,3 @@ def periodic(queue: str) -> str:
 def periodic_off(queue: str) -> str:
     """HASH: entry of the timetable that is canceled -> Unix ms when that was done."""
     return f"{{{queue}}}:periodic:off"
-
-
-def is_queue_name(name: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
-    """
-    Say whether a list of this name may be a queue.
-
-    The empty name is one (Machinery without a default queue uses it). Names
-    that are, or look like, another kind of key are not.
-    """
-    return (
-        _QUEUE.fullmatch(name) is not None
-        and name not in (delayed_key, CHORD_MUTEX)
-        and not name.startswith(PERIODIC_LOCK_PREFIX)
-        and _RESULT_KEY.match(name) is None
-    )
-
-
-def is_result_id(uuid: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
-    """
-    Say whether a state may be written under this id.
-
-    Machinery lets a caller choose any id. Ours must have a key's characters
-    and must not name a key of another kind; scripts check, beyond that, that
-    what stands there is nothing or a state.
-    """
-    return (
-        _ID.fullmatch(uuid) is not None
-        and uuid not in (delayed_key, CHORD_MUTEX)
-        and not uuid.startswith((PERIODIC_LOCK_PREFIX, "{"))
-    )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from machine import keys
 from machine.connection import Connections
+from machine.wire.limits import PERIODIC_LOCK_PREFIX
 
 #: Go tries once, and three times more, without a pause.
 TRIES = 4
@@ -31,7 +31,7 @@ class Lock(Protocol):
 
 def lock_name(program: str, name: str, spec: str) -> str:
     """Return the key of a schedule's lock, in which Go puts nothing between the parts."""
-    return f"{keys.PERIODIC_LOCK_PREFIX}{program}{name}{spec}"
+    return f"{PERIODIC_LOCK_PREFIX}{program}{name}{spec}"
 
 
 def lock_with_retries(lock: Lock, key: str, until_ns: int, now_ns: int) -> bool:

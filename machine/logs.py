@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from machine.context import TaskContext, running_task
-from machine.lineage import correlation_id
+from machine.wire.headers import correlation_id
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(0x80, 0xA0))}
 #: Bidirectional controls and line separators: they reorder or break what a person reads.

@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from machine.errors import BrokerUnavailable, ConfigError
-from machine.lineage import waited_s
-from machine.signature import Signature
 from machine.version import VERSION
+from machine.wire.headers import waited_s
+from machine.wire.signature import Signature
 
 #: Their names without suffixes, and what they say.
 HELP = {

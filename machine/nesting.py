@@ -19,11 +19,10 @@ from typing import Any, Final, NamedTuple
 
 from machine.context import running_task
 from machine.errors import SignatureError
-from machine.follow_up import copied
 from machine.outcome import Succeeded
-from machine.result import Course
-from machine.signature import Signature, TaskResult
-from machine.wire_limits import MOST_NESTED, MOST_NODES
+from machine.result_course import Course
+from machine.wire.limits import MOST_NESTED, MOST_NODES
+from machine.wire.signature import Signature, TaskResult, copied
 from machine.workflow import Group, steps_of
 
 #: The name of the built-in task between two groups.

@@ -13,20 +13,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from machine.errors import SignatureError
-from machine.keys import is_result_id
-from machine.signature import (
+from machine.wire.headers import (
     EXPIRES_HEADER,
     EXPIRES_IN_HEADER,
-    JSON,
     ON_DUPLICATE_HEADER,
     UNIQUE_HEADER,
+    policy,
+    unique_key,
 )
-from machine.wire_text import now_text, shown
-
-#: What may happen when another task has the key.
-ON_DUPLICATE = ("join", "refuse", "replace")
-#: Characters of a key.
-LONGEST_KEY = 256
+from machine.wire.limits import is_result_id
+from machine.wire.signature import JSON
+from machine.wire.text import now_text, shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NS = 1_000_000_000
@@ -87,21 +84,6 @@ def expiry(expires: datetime | float | timedelta) -> dict[str, JSON]:
         )
     rest = f".{wait_ns % _SECOND_NS:09d}".rstrip("0") if wait_ns % _SECOND_NS else ""
     return {EXPIRES_IN_HEADER: f"{wait_ns // _SECOND_NS}{rest}"}
-
-
-def unique_key(key: object) -> str:
-    """Return a key that one task at a time may have as it is; refuse another."""
-    if isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable():
-        return key
-    kind = shown(key) if isinstance(key, str) else f"a {type(key).__name__}"
-    raise SignatureError(f"unique is {kind}; give 1 to {LONGEST_KEY} printable characters.")
-
-
-def policy(on_duplicate: object) -> str:
-    """Return what to do about a duplicate as it is; refuse what is none of the three."""
-    if isinstance(on_duplicate, str) and on_duplicate in ON_DUPLICATE:
-        return on_duplicate
-    raise SignatureError(f"on_duplicate is {on_duplicate!r}; give 'join', 'refuse' or 'replace'.")
 
 
 def headers(

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from machine.signature import TaskResult
-
-#: The error of a task that was canceled; ``canceled: `` and a reason may stand there too.
-CANCELED = "canceled"
-#: How the error of a task begins that was to start before now.
-EXPIRED = "expired: "
+from machine.wire.signature import TaskResult
 
 
 class Succeeded(NamedTuple):

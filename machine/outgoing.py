@@ -14,8 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from machine import expiry, gotypes, keys, wire
-from machine.broker.base import Enqueued, Message
+from machine.broker.moves import Enqueued, Message
 from machine.config import Config
 from machine.errors import (
     BrokerRefused,
@@ -24,11 +23,21 @@ from machine.errors import (
     SignatureError,
     WireError,
 )
-from machine.follow_up import copied
-from machine.lineage import restamp, stamp
 from machine.registry import Registry
-from machine.signature import ON_CRASH_HEADER, Arg, Signature, State, TaskState, new_uuid
-from machine.unique import refuse_unique
+from machine.wire import gotypes
+from machine.wire.headers import (
+    ON_CRASH_HEADER,
+    check_expiry,
+    refuse_unique,
+    restamp,
+    set_expiry,
+    stamp,
+)
+from machine.wire.limits import DELAYED_DEFAULT
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Arg, Signature, State, TaskState, copied, new_uuid
+from machine.wire.states import STATE_TAIL, encode_state_head
+from machine.wire.text import now_text
 
 
 class Outgoing:
@@ -47,7 +56,7 @@ class Outgoing:
         self._config = config
         self._registry = registry
         self.stamps = config.worker_metrics_port > 0
-        self._delayed_key = config.redis.delayed_tasks_key or keys.DELAYED_DEFAULT
+        self._delayed_key = config.redis.delayed_tasks_key or DELAYED_DEFAULT
 
     def new_id(self, kind: str, queue: str) -> str:
         """Return ``<kind>_<uuid4>``; on a cluster with the queue's slot in it."""
@@ -106,13 +115,13 @@ class Outgoing:
             keeps_states: Whether the broker writes the states.
         """
         now_ns = time.time_ns()
-        created_at = wire.now_text(now_ns)
+        created_at = now_text(now_ns)
         # One state for all: only uuid and name differ, and both stand before this.
-        tail = f'"CreatedAt":"{created_at}"'.encode() + wire.STATE_TAIL
+        tail = f'"CreatedAt":"{created_at}"'.encode() + STATE_TAIL
         state = TaskState(task_uuid="", state=State.PENDING, created_at=created_at)
         messages, states = [], []
         for signature in signatures:
-            expiry.dated(signature, now_ns)
+            set_expiry(signature, now_ns)
             (stamp if self.stamps else restamp)(signature, now_ns)
             state.task_uuid, state.task_name = signature.uuid, signature.name
             if not keeps_states:
@@ -123,7 +132,7 @@ class Outgoing:
                     signature.uuid,
                     signature.routing_key,
                     self._encoded(signature),
-                    wire.encode_state_head(state) + tail if keeps_states else b"",
+                    encode_state_head(state) + tail if keeps_states else b"",
                     eta_ns if eta_ns is not None and eta_ns > now_ns else 0,
                 )
             )
@@ -135,14 +144,14 @@ class Outgoing:
         most_bytes = self._config.max_message_bytes
         for payload in payloads:
             with contextlib.suppress(WireError):
-                signature = wire.decode_signature(
+                signature = decode_signature(
                     payload, most_bytes=most_bytes, delayed_key=self._delayed_key
                 )
                 found.append(signature)
         return found
 
     def _encoded(self, signature: Signature) -> bytes:
-        payload = wire.encode_signature(signature, delayed_key=self._delayed_key)
+        payload = encode_signature(signature, delayed_key=self._delayed_key)
         if len(payload) > self._config.max_message_bytes:
             raise SignatureError(
                 f"Task {signature.name!r} makes a message of {len(payload)} bytes; "
@@ -161,7 +170,7 @@ class Outgoing:
         if signature.name in self._registry.at_most_once:
             signature.headers = {ON_CRASH_HEADER: "fail", **(signature.headers or {})}
         if signature.headers:
-            expiry.check(signature)
+            check_expiry(signature)
         _check_args(signature)
 
 

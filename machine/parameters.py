@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
-from machine import gotypes
 from machine.errors import SignatureError
-from machine.signature import Arg
+from machine.wire import gotypes
+from machine.wire.signature import Arg
 
 #: Makes an `Arg` without the named tuple's own constructor, which takes twice as long.
 _make = tuple.__new__

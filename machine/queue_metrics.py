@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from machine import wire
 from machine.backend.base import Backend
 from machine.broker.base import Broker, QueueCount, Survey
 from machine.config import Config
 from machine.errors import MachineError, WireError
 from machine.metrics import HELP, SentMetrics
 from machine.queue_weights import names
-from machine.signature import SENT_HEADER, Signature
+from machine.wire.headers import SENT_HEADER
+from machine.wire.messages import decode_signature
+from machine.wire.signature import Signature
+from machine.wire.text import ns_from_text
 
 #: Stands for all queues where they cannot be told apart: there is one delayed set.
 _ALL = "*"
@@ -81,7 +83,7 @@ def _ages(survey: Survey, backend: Backend | None) -> dict[str, float]:
 
 def _read(count: QueueCount) -> Signature | None:
     try:
-        return wire.decode_signature(count.oldest) if count.oldest else None
+        return decode_signature(count.oldest) if count.oldest else None
     except WireError:
         return None  # a worker buries it when it meets it
 
@@ -92,7 +94,7 @@ def _sent_ns(head: Signature, created_at: str) -> int:
     if sent.isascii() and sent.isdigit() and len(sent) < 16:
         return int(sent) * 1_000_000
     try:
-        return wire.ns_from_text(created_at) if created_at else 0
+        return ns_from_text(created_at) if created_at else 0
     except WireError:
         return 0
 

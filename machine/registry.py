@@ -23,11 +23,11 @@ from machine.hooks import Hooks
 from machine.importing import imported
 from machine.nesting import GATHER, gather
 from machine.parameters import Parameters
-from machine.result import AsyncResult
+from machine.result_task import AsyncResult
 from machine.sender import Sender
-from machine.signature import JSON, Arg
 from machine.task_headers import OnDuplicate, TaskHeaders, UniqueBy
 from machine.timetable import Entry
+from machine.wire.signature import JSON, Arg
 from machine.workflow import Group, TypedSignature
 
 P = ParamSpec("P")

@@ -22,8 +22,8 @@ from machine.result_task import (
     raise_if_failed,
     refuse_inside_a_task,
 )
-from machine.signature import TaskState
-from machine.wire import state_results
+from machine.wire.signature import TaskState
+from machine.wire.states import state_results
 
 __all__ = [
     "AsyncResult",

@@ -11,10 +11,10 @@ from itertools import pairwise
 from typing import NamedTuple, Self
 
 from machine.backend.base import Backend
-from machine.broker.base import Canceled
+from machine.broker.moves import Canceled
 from machine.errors import ResultNotFound
 from machine.result_task import Canceler, required
-from machine.signature import TaskState
+from machine.wire.signature import TaskState
 
 
 class Course(NamedTuple):

@@ -19,8 +19,8 @@ from machine.result_task import (
     raise_if_failed,
     refuse_inside_a_task,
 )
-from machine.signature import State, TaskState
-from machine.wire import state_results
+from machine.wire.signature import State, TaskState
+from machine.wire.states import state_results
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -12,12 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from machine.backend.base import Backend
-from machine.broker.base import Canceled
+from machine.broker.moves import Canceled
 from machine.context import running_task
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed
-from machine.outcome import CANCELED, EXPIRED
-from machine.signature import Progress, TaskState
-from machine.wire import state_results
+from machine.wire.signature import Progress, TaskState
+from machine.wire.states import CANCELED, EXPIRED, state_results
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from machine.errors import ConfigError, SignatureError
 from machine.registry import Registry, Task
-from machine.signature import Signature
 from machine.timetable import CatchUp, Entry, PeriodicState, Ways, check_name, states
 from machine.timetable_runs import run_of
+from machine.wire.signature import Signature
 from machine.workflow import Piece
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from machine.errors import SignatureError
-from machine.result import AsyncResult
-from machine.signature import Signature
+from machine.result_task import AsyncResult
+from machine.wire.signature import Signature
 
 
 class Sender(Protocol):

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Message
+from machine.broker.base import Broker
+from machine.broker.moves import Message
 from machine.config import Config
 from machine.context import running_task
 from machine.errors import (
@@ -21,15 +22,14 @@ from machine.errors import (
     ConfigError,
     ResultNotFound,
 )
-from machine.follow_up import copied
-from machine.lineage import inherit
 from machine.outgoing import Outgoing, judge, told
 from machine.registry import Registry, Task
-from machine.result import AsyncResult, GroupResult
+from machine.result_group import GroupResult
+from machine.result_task import AsyncResult
 from machine.scheduling import Scheduling
-from machine.signature import GroupMeta, Signature, TaskState
-from machine.unique import unique_of
 from machine.unique_sending import UniqueSending
+from machine.wire.headers import inherit, unique_of
+from machine.wire.signature import GroupMeta, Signature, TaskState, copied
 from machine.workflow import TypedSignature
 from machine.workflow_sending import NO_GROUPS, Groups, WorkflowSending
 

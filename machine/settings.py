@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from machine import queue_weights
 from machine.errors import ConfigError
-from machine.keys import DELAYED_DEFAULT, is_queue_name
 from machine.redis_url import SCHEMES, parse, redact
+from machine.wire.limits import DELAYED_DEFAULT, is_queue_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
-from machine import options, wire
+from machine import options
 from machine.errors import SignatureError
-from machine.signature import (
-    JSON,
+from machine.wire.headers import (
     ON_CRASH_HEADER,
     ON_DUPLICATE_HEADER,
     UNIQUE_HEADER,
-    Arg,
-    Signature,
+    policy,
+    unique_key,
 )
+from machine.wire.messages import encode_signature
+from machine.wire.signature import JSON, Arg, Signature
 
 #: What to do when another task has the key.
 OnDuplicate = Literal["join", "refuse", "replace"]
@@ -66,7 +67,7 @@ class TaskHeaders:
         if on_crash == "fail":
             self._always[ON_CRASH_HEADER] = "fail"
         try:
-            options.policy(on_duplicate)
+            policy(on_duplicate)
             if expires is not None:
                 self._always |= options.expiry(expires)
         except SignatureError as error:
@@ -95,11 +96,11 @@ class TaskHeaders:
             return self.always()
         if callable(self._unique):
             try:
-                key = options.unique_key(self._unique(*args, **kwargs))
+                key = unique_key(self._unique(*args, **kwargs))
             except SignatureError as error:
                 raise SignatureError(f"Task {self._name!r}: {error}") from None
         else:
-            call = wire.encode_signature(Signature(name=self._name, args=list(encoded)))
+            call = encode_signature(Signature(name=self._name, args=list(encoded)))
             key = f"{self._name}:{hashlib.sha256(call).hexdigest()}"
         return {
             **self._always,

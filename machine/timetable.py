@@ -14,12 +14,11 @@ from itertools import count
 from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
 from uuid import UUID, uuid5
 
-from machine import wire
 from machine.cron import Schedule, parse, spec_text
 from machine.errors import SignatureError
-from machine.follow_up import copied
 from machine.nesting import Plan, plan
-from machine.signature import Signature
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Signature, copied
 from machine.workflow import Chord, Group, series, steps_of
 
 Kind = Literal["task", "chain", "group", "chord", "workflow"]
@@ -337,9 +336,9 @@ def written(entries: Iterable[Entry]) -> bytes:
         words = (entry.kind, entry.name, entry.spec, entry.tz, entry.catch_up)
         head = _SEP.join(("entry", *words, "1" if entry.overlap else ""))
         lines.append(head.encode())
-        lines += [b"signature" + _SEP.encode() + wire.encode_signature(s) for s in entry.signatures]
+        lines += [b"signature" + _SEP.encode() + encode_signature(s) for s in entry.signatures]
         if entry.callback is not None:
-            lines.append(b"callback" + _SEP.encode() + wire.encode_signature(entry.callback))
+            lines.append(b"callback" + _SEP.encode() + encode_signature(entry.callback))
         if entry.outline is not None:
             lines.append(_SEP.join(("tasks", *entry.outline.uuids)).encode())
             lines += [
@@ -357,9 +356,9 @@ def read(text: bytes) -> list[Entry]:
         if word == b"entry":
             drafts.append(_Draft(rest.decode().split(_SEP), [], [], [], []))
         elif word == b"signature":
-            drafts[-1].signatures.append(wire.decode_signature(rest, most_bytes=_MOST_BYTES))
+            drafts[-1].signatures.append(decode_signature(rest, most_bytes=_MOST_BYTES))
         elif word == b"callback":
-            drafts[-1].callbacks.append(wire.decode_signature(rest, most_bytes=_MOST_BYTES))
+            drafts[-1].callbacks.append(decode_signature(rest, most_bytes=_MOST_BYTES))
         elif word == b"tasks":
             drafts[-1].uuids.extend(rest.decode().split(_SEP))
         elif word == b"group":

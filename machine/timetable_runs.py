@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
-from machine import wire
-from machine.follow_up import copied
-from machine.signature import GroupMeta, Signature
 from machine.timetable import Entry, Outline
+from machine.wire.signature import GroupMeta, Signature, copied
+from machine.wire.text import now_text
 from machine.workflow import Chain, Group
 
 #: Root of the ids of what entries send.
@@ -46,7 +45,7 @@ def run_of(entry: Entry, home: str, due_ms: int) -> Run:
         home: Queue whose keys hold the timetable; entries of two homes share no ids.
         due_ms: The time, Unix ms.
     """
-    seed, created_at = f"{home} {entry.name} {due_ms}", wire.now_text(due_ms * 1_000_000)
+    seed, created_at = f"{home} {entry.name} {due_ms}", now_text(due_ms * 1_000_000)
     if entry.outline is not None:
         return _workflow(entry, entry.outline, seed, created_at)
     if entry.kind == "chain":

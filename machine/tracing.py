@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from machine.context import TaskContext
 from machine.errors import ConfigError
 from machine.outcome import Failed, Outcome, Retry
-from machine.signature import CORRELATION_HEADER, TRACE_HEADERS, Signature
 from machine.version import VERSION
+from machine.wire.headers import CORRELATION_HEADER, TRACE_HEADERS
+from machine.wire.signature import Signature
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

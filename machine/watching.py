@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
-from machine.result import AsyncResult
+from machine.result_task import AsyncResult
 from machine.server import Server
-from machine.signature import Signature
-from machine.unique import Unique
+from machine.wire.headers import Unique
+from machine.wire.signature import Signature
 from machine.workflow_sending import NO_GROUPS, Groups
 
 

@@ -17,10 +17,11 @@ from typing import Any, Generic, Literal, Self, TypeVar, Union, overload
 
 from machine import options
 from machine.errors import SignatureError
-from machine.follow_up import copied
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.result import ChainResult, ChordResult
+from machine.result_group import GroupResult
+from machine.result_task import AsyncResult
 from machine.sender import Sender, SenderOf, found
-from machine.signature import JSON, Signature
+from machine.wire.signature import JSON, Signature, copied
 
 R = TypeVar("R")
 R2 = TypeVar("R2")

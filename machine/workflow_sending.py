@@ -12,15 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
-from machine import wire
 from machine.backend.base import Backend
 from machine.canceling import Canceling
 from machine.config import Config
 from machine.errors import SignatureError
 from machine.nesting import Plan, Stage, plan
 from machine.outgoing import Outgoing
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
-from machine.signature import GroupMeta, Signature, State, TaskState
+from machine.result import ChainResult, ChordResult
+from machine.result_group import GroupResult
+from machine.result_task import AsyncResult
+from machine.wire.signature import GroupMeta, Signature, State, TaskState
+from machine.wire.text import now_text
 from machine.workflow import Chain, Chord, Group, GroupChain, Piece, series, steps_of
 
 R = TypeVar("R")
@@ -154,7 +156,7 @@ class WorkflowSending(Canceling, ABC):
 
     def _groups(self, planned: Plan) -> Groups:
         """Return what is written before any of a workflow's messages."""
-        created_at = wire.now_text(time.time_ns())
+        created_at = now_text(time.time_ns())
         metas = [
             GroupMeta(
                 group_uuid=group.group_uuid,

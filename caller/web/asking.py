@@ -11,7 +11,7 @@ from starlette.requests import Request
 from caller.web.idempotency import check_key
 from caller.web.json_text import parsed
 from caller.web.problems import Problem
-from machine.wire_text import shown
+from machine.wire.text import shown
 
 _PREFERRED: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]*)\"?", re.IGNORECASE)
 _PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

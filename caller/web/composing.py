@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 from caller.web import reading
 from caller.web.forms import Form
 from caller.web.problems import Problem
-from machine.options import ON_DUPLICATE, unique_key
-from machine.signature import new_uuid
-from machine.wire_limits import MOST_RETRIES
-from machine.wire_text import shown
+from machine.wire.headers import ON_DUPLICATE, unique_key
+from machine.wire.limits import MOST_RETRIES
+from machine.wire.signature import new_uuid
+from machine.wire.text import shown
 from machine.workflow import Chain, Group, GroupChain, Piece, TypedSignature, series
 
 #: Bytes of all messages of one workflow: what follows a group is in each member's message.

@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from caller.web.json_text import json_bytes
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed, WireError
-from machine.result import GroupProgress
+from machine.result_group import GroupProgress
 from machine.result_task import raise_if_failed
-from machine.signature import State, TaskState
+from machine.wire.signature import State, TaskState
 
 Document = dict[str, Any]
 

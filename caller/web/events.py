@@ -16,7 +16,7 @@ from typing import Final
 from caller.web.documents import content_of, digest, state_document
 from machine.backend.base import Backend
 from machine.errors import MachineError, WireError
-from machine.signature import TaskState
+from machine.wire.signature import TaskState
 
 #: Seconds between two looks at what is followed.
 LOOK_S: Final = 0.5

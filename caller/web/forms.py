@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final
 
-from machine import gotypes
 from machine.errors import SignatureError
 from machine.registry import Task
+from machine.wire import gotypes
 from machine.workflow import TypedSignature
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caller.web.address import host_of, is_loopback
 from caller.web.problems import Problem, problem_of, problem_of_http
 from machine.errors import MachineError
-from machine.wire_text import shown
+from machine.wire.text import shown
 
 _log = logging.getLogger("caller.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -17,10 +17,9 @@ from typing import Any, Final
 
 from caller.web.json_text import json_bytes
 from caller.web.problems import Problem
-from machine import wire
 from machine.backend.base import Backend
-from machine.signature import GroupMeta
-from machine.wire_text import shown
+from machine.wire.signature import GroupMeta
+from machine.wire.text import now_text, ns_from_text, shown
 
 _SPACE: Final = uuids.UUID("5f0f3ad6-3b70-5f6b-8e0f-6a3f6e3f2a11")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
@@ -74,7 +73,7 @@ class KeyBook:
         name = f"group_{uuids.uuid5(_SPACE, f'{subject} key {key}')}"
         now_ns = time.time_ns()
         mine = GroupMeta(
-            group_uuid=name, task_uuids=[str(seed)], created_at=wire.now_text(now_ns), nested=True
+            group_uuid=name, task_uuids=[str(seed)], created_at=now_text(now_ns), nested=True
         )
         await self._backend.arecord_group(mine)
         found = await asyncio.to_thread(self._backend.read_group, name)
@@ -86,7 +85,7 @@ class KeyBook:
                 f"Idempotency-Key {key!r} was sent with another body or to another path; give "
                 "each request a key of its own.",
             )
-        age_s = (now_ns - wire.ns_from_text(found.created_at)) / 1e9
+        age_s = (now_ns - ns_from_text(found.created_at)) / 1e9
         if age_s >= self._kept_s and (await self._backend.aread([first]))[0] is None:
             raise Problem(
                 "key-expired",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine.wire_text import check_value, scan, to_bytes, value_text
+from machine.wire.text import check_value, scan, to_bytes, value_text
 
 _SPACE = " \t\r\n"
 #: Levels that a document adds around a value of a task.

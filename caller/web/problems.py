@@ -26,7 +26,7 @@ from machine.errors import (
     SignatureError,
     WireError,
 )
-from machine.wire_text import error_text
+from machine.wire.text import error_text
 
 _log = logging.getLogger("caller.api")
 #: Media type of a problem.

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from caller.web.problems import Problem
 from machine.errors import WireError
-from machine.wire_text import ns_from_text, shown
+from machine.wire.text import ns_from_text, shown
 
 #: Seconds that a task may wait at most: about 30 years.
 LONGEST_WAIT_S: Final = 1_000_000_000

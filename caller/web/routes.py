@@ -28,7 +28,8 @@ from caller.web.problems import RETRY_AFTER_S, Problem
 from caller.web.schema import parameters_of, result_schema
 from caller.web.service import Asked, Sent, Service
 from machine.config import Config
-from machine.signature import CORRELATION_HEADER, State, TaskState
+from machine.wire.headers import CORRELATION_HEADER
+from machine.wire.signature import State, TaskState
 
 #: Bytes of a body beyond the message that it becomes: names and spaces.
 SLACK_BYTES: Final = 16_384

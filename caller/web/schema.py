@@ -8,8 +8,8 @@ from typing import Any, Final
 from caller.web.composing import OPTIONS
 from caller.web.forms import Form, Place
 from machine.errors import SignatureError
-from machine.gotypes import infer
-from machine.signature import State
+from machine.wire.gotypes import infer
+from machine.wire.signature import State
 
 Schema = dict[str, Any]
 

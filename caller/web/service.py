@@ -18,14 +18,15 @@ from caller.web.documents import Document, group_document
 from caller.web.events import Following
 from caller.web.forms import forms_of
 from caller.web.problems import Problem
-from machine import queue_weights, wire
+from machine import queue_weights
 from machine.backend.base import Backend
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
-from machine.keys import is_result_id
-from machine.result import AsyncResult, GroupResult
+from machine.result_group import GroupResult
+from machine.result_task import AsyncResult
 from machine.server import Server
-from machine.signature import GroupMeta, State, TaskState
-from machine.wire_text import shown
+from machine.wire.limits import is_result_id
+from machine.wire.signature import GroupMeta, State, TaskState
+from machine.wire.text import now_text, shown
 from machine.workflow import Chord, Group
 
 #: Seconds within which Redis has to answer for this replica to be ready.
@@ -122,7 +123,7 @@ class Service:
             GroupMeta(
                 group_uuid=group_uuid,
                 task_uuids=members,
-                created_at=wire.now_text(time.time_ns()),
+                created_at=now_text(time.time_ns()),
                 nested=True,
             )
         )

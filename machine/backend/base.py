@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
-from machine.signature import GroupMeta, TaskState
+from machine.wire.signature import GroupMeta, TaskState
 
 #: Earlier attempts that a state tells of: as many as these bytes hold, or as these many.
 MOST_HISTORY_BYTES = 16_384

@@ -16,11 +16,18 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 
-from machine import wire
 from machine.backend.base import MOST_ATTEMPTS, MOST_HISTORY_BYTES
 from machine.clock import Clock
 from machine.errors import ResultNotFound, ResultTimeout
-from machine.signature import GroupMeta, TaskState
+from machine.wire.signature import GroupMeta, TaskState
+from machine.wire.states import (
+    decode_group,
+    decode_state,
+    encode_ahead,
+    encode_group,
+    encode_state,
+)
+from machine.wire.text import now_text
 
 #: Seconds a state that is not final is kept at least, so that a long queue keeps its tasks.
 UNFINISHED_S = 86_400
@@ -116,7 +123,7 @@ class EagerBackend:
         """Return each task's state, ``None`` where none is kept."""
         with self.changed:
             found = [self.peek(uuid) for uuid in uuids]
-        return [None if encoded is None else wire.decode_state(encoded) for encoded in found]
+        return [None if encoded is None else decode_state(encoded) for encoded in found]
 
     async def aread(self, uuids: Sequence[str]) -> list[TaskState | None]:
         """Do what `read` does; nothing here waits."""
@@ -138,8 +145,8 @@ class EagerBackend:
         self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
     ) -> None:
         """Write a group's meta unless it is there already."""
-        entries = [(meta.group_uuid, wire.encode_group(meta))]
-        entries += [(state.task_uuid, wire.encode_ahead(state)) for state in ahead]
+        entries = [(meta.group_uuid, encode_group(meta))]
+        entries += [(state.task_uuid, encode_ahead(state)) for state in ahead]
         with self.changed:
             for key, document in entries:
                 if self.peek(key) is None:
@@ -155,7 +162,7 @@ class EagerBackend:
         """Return a group's meta, or ``None``."""
         with self.changed:
             encoded = self.peek(group_uuid)
-        return None if encoded is None else wire.decode_group(encoded)
+        return None if encoded is None else decode_group(encoded)
 
     def completed(
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
@@ -180,7 +187,7 @@ class EagerBackend:
                     if late or not self.changed.wait(left_s):
                         raise ResultTimeout
             for encoded in done:
-                yield wire.decode_state(encoded)
+                yield decode_state(encoded)
 
     async def acompleted(
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
@@ -206,7 +213,7 @@ class EagerBackend:
                     if not done:
                         self._refuse_missing(waiting, missing_ok=missing_ok)
                 for encoded in done:
-                    yield wire.decode_state(encoded)
+                    yield decode_state(encoded)
                 if waiting and not done:
                     await _wait_for(news, deadline)
         finally:
@@ -274,7 +281,7 @@ def _with_created_at(encoded: bytes, kept: bytes | None, now_ns: int, attempt: b
     if encoded.endswith(b"}"):
         return encoded
     at = kept.rfind(_CREATED) + len(_CREATED) if kept and _CREATED in kept else 0
-    created = kept[at : kept.index(b'"', at)] if kept and at else wire.now_text(now_ns).encode()
+    created = kept[at : kept.index(b'"', at)] if kept and at else now_text(now_ns).encode()
     before = _ATTEMPTS.search(kept) if kept else None
     history = b",".join(part for part in (before[1] if before else b"", attempt) if part)
     while len(history) > MOST_HISTORY_BYTES and _NEXT_ATTEMPT in history:  # the oldest go first
@@ -284,13 +291,13 @@ def _with_created_at(encoded: bytes, kept: bytes | None, now_ns: int, attempt: b
 
 
 def _merged(state: TaskState, kept: bytes | None, now_ns: int) -> bytes:
-    stored = wire.decode_state(kept) if kept is not None else None
+    stored = decode_state(kept) if kept is not None else None
     created_at = stored.created_at if stored else state.created_at
     task_name = stored.task_name if stored else ""
     merged = replace(
         state,
         task_name=task_name or state.task_name,
-        created_at=created_at or wire.now_text(now_ns),
+        created_at=created_at or now_text(now_ns),
         attempts=[*(stored.attempts if stored else []), *state.attempts][-MOST_ATTEMPTS:],
     )
-    return wire.encode_state(merged)
+    return encode_state(merged)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from machine import wire
 from machine.errors import MachineError, ResultNotFound
-from machine.signature import TaskState
+from machine.wire.signature import TaskState
+from machine.wire.states import decode_state
 
 
 class Watch:
@@ -91,7 +91,7 @@ class Interest:
                 if watch.is_late and not watch.unread:
                     watch.wake()
             try:
-                state = None if value is None else wire.decode_state(value)
+                state = None if value is None else decode_state(value)
             except MachineError as error:
                 self._fail(watches, error)
                 continue

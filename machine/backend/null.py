@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from machine.errors import ResultNotFound
-from machine.signature import GroupMeta, TaskState
+from machine.wire.signature import GroupMeta, TaskState
 
 
 class NullBackend:

@@ -10,11 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from machine import wire
 from machine.backend.base import MOST_ATTEMPTS
 from machine.backend.redis_watch import Watcher
 from machine.connection import Connections
-from machine.signature import GroupMeta, TaskState
+from machine.wire.signature import GroupMeta, TaskState
+from machine.wire.states import (
+    decode_group,
+    decode_state,
+    encode_ahead,
+    encode_group,
+    encode_state,
+)
+from machine.wire.text import now_text
 
 #: What is not finished outlives a long queue, whatever the results' own time, seconds.
 _UNFINISHED_S = 86_400
@@ -62,8 +69,8 @@ class RedisBackend:
             state.created_at = stored.created_at or state.created_at
             state.task_name = state.task_name or stored.task_name
             state.attempts = [*stored.attempts, *state.attempts][-MOST_ATTEMPTS:]
-        state.created_at = state.created_at or wire.now_text(time.time_ns())
-        self._set(state.task_uuid, wire.encode_state(state))
+        state.created_at = state.created_at or now_text(time.time_ns())
+        self._set(state.task_uuid, encode_state(state))
 
     def record_group(
         self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
@@ -84,14 +91,14 @@ class RedisBackend:
     ) -> list[tuple[str | bytes | int, ...]]:
         wait_s = max(0, due_ns - time.time_ns()) // 1_000_000_000
         kept_s = max(self._kept_s, _UNFINISHED_S) + wait_s
-        entries = [(meta.group_uuid, wire.encode_group(meta))]
-        entries += [(state.task_uuid, wire.encode_ahead(state)) for state in ahead]
+        entries = [(meta.group_uuid, encode_group(meta))]
+        entries += [(state.task_uuid, encode_ahead(state)) for state in ahead]
         return [("SET", key, document, "NX", "EX", kept_s) for key, document in entries]
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:
         """Return a group's meta, or ``None``."""
         value = self._connections.execute([("GET", group_uuid)])[0]
-        return None if value is None else wire.decode_group(value)
+        return None if value is None else decode_group(value)
 
     def completed(
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
@@ -140,7 +147,5 @@ def _reads(uuids: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _states(answers: Sequence[Sequence[bytes | None]]) -> list[TaskState | None]:
     return [
-        None if value is None else wire.decode_state(value)
-        for answer in answers
-        for value in answer
+        None if value is None else decode_state(value) for answer in answers for value in answer
     ]

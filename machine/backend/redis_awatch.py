@@ -19,7 +19,7 @@ from machine.connection_aio import AsyncLink, of_loop
 from machine.connection_errors import error_of
 from machine.connection_link import Push
 from machine.errors import BrokerUnavailable, MachineError, ResultTimeout
-from machine.signature import TaskState
+from machine.wire.signature import TaskState
 
 
 class AsyncWatcher:

@@ -19,7 +19,7 @@ from machine.connection import Connections, next_pause_s
 from machine.connection_errors import error_of
 from machine.connection_link import Link, Push
 from machine.errors import BrokerUnavailable, MachineError, ResultTimeout
-from machine.signature import TaskState
+from machine.wire.signature import TaskState
 
 #: Keys in one MGET: a bound on how long the server is busy with it.
 MOST_KEYS = 500

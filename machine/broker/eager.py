@@ -14,9 +14,14 @@ import threading
 from collections.abc import Sequence
 from itertools import islice
 
-from machine import keys, wire
 from machine.backend.eager import EXPIRE_DEFAULT_S, EagerBackend
-from machine.broker.base import (
+from machine.broker.base import Reaped, Roster
+from machine.broker.eager_line import Rules
+from machine.broker.eager_parked import EagerParked
+from machine.broker.eager_store import EagerStore
+from machine.broker.eager_survey import EagerSurvey
+from machine.broker.eager_unique import EagerUnique
+from machine.broker.moves import (
     Canceled,
     ChordShot,
     Claim,
@@ -25,17 +30,12 @@ from machine.broker.base import (
     Exchange,
     Message,
     Move,
-    Reaped,
     Release,
-    Roster,
     Verdict,
 )
-from machine.broker.eager_line import Rules
-from machine.broker.eager_parked import EagerParked
-from machine.broker.eager_store import EagerStore
-from machine.broker.eager_survey import EagerSurvey
-from machine.broker.eager_unique import EagerUnique
 from machine.clock import Clock
+from machine.wire.limits import DELAYED_DEFAULT
+from machine.wire.states import decode_letter
 
 
 class EagerWaker:
@@ -108,7 +108,7 @@ class EagerBroker(EagerUnique, EagerParked, EagerSurvey):
         *,
         clock: Clock,
         default_queue: str = "machinery_tasks",
-        delayed_key: str = keys.DELAYED_DEFAULT,
+        delayed_key: str = DELAYED_DEFAULT,
         results_expire_s: int = EXPIRE_DEFAULT_S,
         max_queue_length: int = 1_000_000,
         max_deliveries: int = 3,
@@ -265,7 +265,7 @@ class EagerBroker(EagerUnique, EagerParked, EagerSurvey):
         with self._lock:
             dead = self.store.line(queue).dead
             oldest = sorted((ms, one, raw) for one, (ms, raw) in dead.items())[:most]
-        found = [(one, wire.decode_letter(raw), ms) for ms, one, raw in oldest]
+        found = [(one, decode_letter(raw), ms) for ms, one, raw in oldest]
         return [
             DeadLetter(one, letter.reason, letter.payload, letter.crash_count, letter.worker_id, ms)
             for one, letter, ms in found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from machine import wire
 from machine.broker.base import UNPARK_MOST, UNPARK_WITHIN_S
 from machine.broker.eager_line import digest_of
 from machine.broker.eager_store import EagerStore
 from machine.errors import WireError
+from machine.wire.messages import decode_signature
 
 
 class EagerParked:
@@ -40,7 +40,7 @@ class EagerParked:
     def _is_for(self, queue: str, message: bytes, knows: Callable[[str], bool]) -> bool:
         rules = self.store.rules
         try:
-            signature = wire.decode_signature(message, delayed_key=rules.delayed_key)
+            signature = decode_signature(message, delayed_key=rules.delayed_key)
         except WireError:
             return False  # `promote` buries it when its time comes
         return (signature.routing_key or rules.default_queue) == queue and knows(signature.name)

@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Callable, Sequence
 from itertools import count, islice
 
-from machine import wire
 from machine.backend.eager import (
     EXPIRE_DEFAULT_S,
     UNFINISHED_S,
@@ -20,7 +19,9 @@ from machine.backend.eager import (
     is_final,
     is_state,
 )
-from machine.broker.base import (
+from machine.broker.base import Reaped
+from machine.broker.eager_line import Line, Rules, digest_of
+from machine.broker.moves import (
     Canceled,
     ChordShot,
     Claim,
@@ -29,18 +30,23 @@ from machine.broker.base import (
     Member,
     Message,
     Move,
-    Reaped,
     Release,
     Retry,
     Start,
     Verdict,
 )
-from machine.broker.eager_line import Line, Rules, digest_of
 from machine.clock import Clock
 from machine.errors import WireError
-from machine.outcome import CANCELED
 from machine.retry import backoff_s
-from machine.signature import State, TaskState
+from machine.wire.messages import decode_signature
+from machine.wire.signature import State, TaskState
+from machine.wire.states import (
+    CANCELED,
+    decode_letter,
+    decode_state,
+    encode_letter,
+    encode_state_head,
+)
 
 #: Most claims one `reap` takes.
 REAP_MOST = 200
@@ -125,7 +131,7 @@ class EagerStore:
         for _, payload in due:
             del self.delayed[payload]
             try:
-                signature = wire.decode_signature(payload, delayed_key=self._rules.delayed_key)
+                signature = decode_signature(payload, delayed_key=self._rules.delayed_key)
             except WireError as error:
                 self._bury(payload, str(error))
                 continue
@@ -141,7 +147,7 @@ class EagerStore:
         line = self.line(queue)
         found = [line.dead.pop(one)[1] for one in dict.fromkeys(ids) if one in line.dead]
         for envelope in found:
-            payload = wire.decode_letter(envelope).payload
+            payload = decode_letter(envelope).payload
             line.forgive(payload)
             self._push(queue, payload)
         return len(found)
@@ -289,14 +295,14 @@ class EagerStore:
             kept, ahead = None, True
         if kept is None:
             if ahead:
-                self._write(uuid, wire.encode_state_head(_canceled(uuid, "", error)))
+                self._write(uuid, encode_state_head(_canceled(uuid, "", error)))
             return Canceled.DONE if ahead else Canceled.UNKNOWN
         if is_final(kept):
             return Canceled.DONE if _is_canceled(kept) else Canceled.ENDED
-        name = wire.decode_state(kept).task_name
+        name = decode_state(kept).task_name
         # A delayed task's message comes later than any result is kept: the mark waits for it.
         kept_until_ns = self._backend.kept_until_ns(uuid)
-        self._write(uuid, wire.encode_state_head(_canceled(uuid, name, error)))
+        self._write(uuid, encode_state_head(_canceled(uuid, name, error)))
         self._mark(uuid, kept_until_ns)
         return Canceled.DONE
 
@@ -362,7 +368,7 @@ class EagerStore:
 
     def _bury(self, payload: bytes, reason: str) -> None:
         now_ms = self.now_ms()
-        envelope = wire.encode_letter(
+        envelope = encode_letter(
             reason=reason, payload=payload, crash_count=0, worker_id="", buried_ms=now_ms
         )
         self.line(self._rules.default_queue).dead[digest_of(payload)] = (now_ms, envelope)

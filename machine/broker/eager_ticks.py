@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from machine.broker.base import Enqueued
 from machine.broker.eager_store import EagerStore
+from machine.broker.moves import Enqueued
 from machine.broker.ticks import Marks, Tick, Ticked
 from machine.timetable import Mark
 

@@ -16,8 +16,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from machine import keys, wire
-from machine.broker.base import (
+from machine import keys
+from machine.broker.base import Reaped, Roster
+from machine.broker.moves import (
     Canceled,
     ChordShot,
     Claim,
@@ -26,8 +27,6 @@ from machine.broker.base import (
     Exchange,
     Message,
     Move,
-    Reaped,
-    Roster,
     Verdict,
 )
 from machine.broker.redis_cancel import cancel_codes, cancel_commands
@@ -44,8 +43,13 @@ from machine.broker.redis_parked import RedisParked
 from machine.broker.redis_survey import RedisSurvey
 from machine.broker.redis_unique import RedisUnique
 from machine.broker.redis_waker import RedisWaker
-from machine.connection import Command, Connections, loads, script
+from machine.connection import Connections
+from machine.connection_link import Command, loads, script
 from machine.errors import BrokerRefused, WireError
+from machine.wire.limits import DELAYED_DEFAULT
+from machine.wire.messages import decode_signature
+from machine.wire.states import decode_letter, encode_letter
+from machine.wire.text import now_text
 
 #: A state that is not final outlives a long queue, whatever the results' own time.
 _PENDING_AT_LEAST_S = 86_400
@@ -77,7 +81,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
         connections: Connections,
         *,
         default_queue: str = "machinery_tasks",
-        delayed_key: str = keys.DELAYED_DEFAULT,
+        delayed_key: str = DELAYED_DEFAULT,
         results_expire_s: int = 3600,
         max_queue_length: int = 1_000_000,
         max_deliveries: int = 3,
@@ -197,7 +201,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
             delayed_key=self._delayed_key,
             kept_s=self._kept_s,
             pending_s=self._pending_s,
-            created=f'"CreatedAt":"{wire.now_text(time.time_ns())}"',
+            created=f'"CreatedAt":"{now_text(time.time_ns())}"',
             canceled_key=self._canceled_key,
         )
 
@@ -267,7 +271,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
     def _target(self, message: bytes) -> tuple[str, str]:
         """Return the queue a delayed message names, and why to bury it instead ("" = do not)."""
         try:
-            routing_key = wire.decode_signature(message, delayed_key=self._delayed_key).routing_key
+            routing_key = decode_signature(message, delayed_key=self._delayed_key).routing_key
         except WireError as error:
             return self._default_queue, str(error)
         return routing_key or self._default_queue, ""
@@ -317,7 +321,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
         ids = self._execute([("ZRANGE", keys.dead_index(queue), 0, most - 1)])[0] if most else []
         envelopes = self._execute([("HMGET", keys.dead(queue), *ids)])[0] if ids else []
         return [
-            DeadLetter(letter.decode(), *wire.decode_letter(envelope))
+            DeadLetter(letter.decode(), *decode_letter(envelope))
             for letter, envelope in zip(ids, envelopes, strict=True)
             if envelope is not None
         ]
@@ -328,7 +332,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
         args: list[str | bytes] = []
         for letter, envelope in zip(ids, envelopes, strict=True):
             if envelope is not None:
-                args += (letter, wire.decode_letter(envelope).payload)
+                args += (letter, decode_letter(envelope).payload)
         if not args:
             return 0
         names = [
@@ -375,7 +379,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
 
 def _letter(message: bytes, reason: str) -> tuple[str, bytes]:
     """Return a dead letter's id, the same whoever buries it, and its envelope."""
-    envelope = wire.encode_letter(
+    envelope = encode_letter(
         reason=reason,
         payload=message,
         crash_count=0,

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from machine import wire
 from machine.broker.moves import Canceled
 from machine.broker.redis_moves import MOST_MOVES, Terms
-from machine.connection import Command, script
-from machine.outcome import CANCELED
-from machine.signature import State, TaskState
+from machine.connection_link import Command, script
+from machine.wire.signature import State, TaskState
+from machine.wire.states import CANCELED, encode_state
+from machine.wire.text import now_text
 
 _CODES = {int(code): code for code in Canceled}
 
@@ -20,7 +20,7 @@ def cancel_commands(
     uuids: Sequence[str], ahead: Sequence[str], terms: Terms, *, keeps_states: bool
 ) -> list[Command]:
     """Return the calls of ``cancel.lua`` for these tasks, 500 in each."""
-    created_at = wire.now_text(time.time_ns())
+    created_at = now_text(time.time_ns())
     entries = [(uuid, 0) for uuid in uuids] + [(uuid, 1) for uuid in ahead]
     commands = []
     for start in range(0, len(entries), MOST_MOVES):
@@ -31,7 +31,7 @@ def cancel_commands(
                 task_uuid=uuid, state=State.FAILURE, error=CANCELED, created_at=created_at
             )
             names.append(uuid if keeps_states else terms.canceled_key)
-            args += (uuid, wire.encode_state(state) if keeps_states else b"", is_ahead)
+            args += (uuid, encode_state(state) if keeps_states else b"", is_ahead)
         commands.append(script("cancel").call(names, args))
     return commands
 

@@ -12,13 +12,14 @@ from machine.broker.redis_moves import (
     follow_up_extras,
     member_extras,
 )
-from machine.connection import Command, script
+from machine.connection_link import Command, script
+from machine.wire.limits import CHORD_MUTEX
 
 
 def shot_command(shot: ChordShot, terms: Terms) -> Command:
     """Return the call of ``fire_chord.lua`` that fires this chord."""
     chords = keys.chords(shot.home)
-    mutex = keys.CHORD_MUTEX if shot.shared else chords
+    mutex = CHORD_MUTEX if shot.shared else chords
     names: list[Any] = [chords, shot.group_uuid, terms.delayed_key, mutex]
     failed = int(bool(shot.fallen))
     args: list[Any] = [shot.group_uuid, terms.kept_s, terms.pending_s, shot.meta, failed]

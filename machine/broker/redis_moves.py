@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from machine import keys
-from machine.broker.base import (
+from machine.broker.moves import (
     Claim,
     Exchange,
     Finish,
@@ -26,7 +26,7 @@ from machine.broker.base import (
     Start,
     Verdict,
 )
-from machine.connection import Command, script
+from machine.connection_link import Command, script
 
 #: Moves in one script call: a bound on how long the server is busy with it (about 5 ms).
 MOST_MOVES = 500

@@ -11,10 +11,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from machine import keys, wire
+from machine import keys
 from machine.broker.base import UNPARK_MOST, UNPARK_WITHIN_S
-from machine.connection import Command, Connections, script
+from machine.connection import Connections
+from machine.connection_link import Command, script
 from machine.errors import WireError
+from machine.wire.messages import decode_signature
 
 #: Messages asked about, or changed, in one command: about 1 ms of the server.
 _BATCH = 500
@@ -50,7 +52,7 @@ class RedisParked:
 
     def _is_for(self, queue: str, message: bytes, knows: Callable[[str], bool]) -> bool:
         try:
-            signature = wire.decode_signature(message, delayed_key=self._delayed_key)
+            signature = decode_signature(message, delayed_key=self._delayed_key)
         except WireError:
             return False  # `promote` buries it when its time comes
         return (signature.routing_key or self._default_queue) == queue and knows(signature.name)

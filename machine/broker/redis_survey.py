@@ -12,7 +12,8 @@ from itertools import islice
 
 from machine import keys
 from machine.broker.base import QueueCount, Survey
-from machine.connection import Command, Connections
+from machine.connection import Connections
+from machine.connection_link import Command
 
 #: Commands of the first round trip for each queue.
 _EACH = 5

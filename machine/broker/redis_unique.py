@@ -10,11 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from machine import keys
-from machine.broker.base import Admitted, Enqueued, Message
-from machine.connection import Command, Connections, script
+from machine.broker.base import Admitted
+from machine.broker.moves import Enqueued, Message
+from machine.connection import Connections
+from machine.connection_link import Command, script
 from machine.errors import BrokerRefused
-from machine.outcome import CANCELED
-from machine.wire_text import quote
+from machine.wire.limits import is_result_id
+from machine.wire.states import CANCELED
+from machine.wire.text import quote
 
 _CHANGED = 2
 #: Calls after which a key that changes hands between any two of them is given up.
@@ -85,7 +88,7 @@ class RedisUnique:
         code, uuid = answer[0], answer[1].decode(errors="replace")
         if code != _CHANGED:
             return Admitted(Enqueued(code), uuid or message.uuid), ""
-        if not keys.is_result_id(uuid, delayed_key=self._delayed_key):
+        if not is_result_id(uuid, delayed_key=self._delayed_key):
             # Not ours: with such a name the script would read whatever key it likes.
             return Admitted(Enqueued.BAD_KEY, message.uuid), ""
         return None, uuid

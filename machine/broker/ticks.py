@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from machine.broker.base import Message
+from machine.broker.moves import Message
 
 
 class Marks(NamedTuple):

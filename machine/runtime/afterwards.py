@@ -6,7 +6,7 @@ import logging
 
 from machine.hooks import Hooks
 from machine.outcome import Failed, Outcome
-from machine.signature import Signature
+from machine.wire.signature import Signature
 
 _log = logging.getLogger("machine.worker")
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Claim, Park, Release, Start
+from machine.broker.base import Broker
+from machine.broker.moves import Claim, Park, Release, Start
 from machine.clock import Clock
 from machine.cpus import resident_bytes
 from machine.errors import BrokerUnavailable, MachineError

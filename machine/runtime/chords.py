@@ -11,16 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from machine import wire
 from machine.backend.base import Backend
-from machine.broker.base import Broker, ChordShot, Finish, Member, Message, Verdict
+from machine.broker.base import Broker
+from machine.broker.moves import ChordShot, Finish, Member, Message, Verdict
 from machine.clock import Clock
 from machine.errors import BrokerRefused, SignatureError, WireError
 from machine.follow_up import chord_callback, follow_ups, never_run
 from machine.outcome import Failed
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, fallen, not_run, to_messages
-from machine.signature import GroupMeta, Signature, State, TaskState
+from machine.wire.messages import decode_signature
+from machine.wire.signature import GroupMeta, Signature, State, TaskState
+from machine.wire.states import encode_group, encode_state
+from machine.wire.text import now_text
 
 _log = logging.getLogger("machine.worker")
 #: Chords that one sweep looks at.
@@ -90,7 +93,7 @@ class Chords:
         """
         home, group = member.armed_in or member.home, member.group_uuid
         try:
-            callback = wire.decode_signature(member.callback, delayed_key=self._terms.delayed_key)
+            callback = decode_signature(member.callback, delayed_key=self._terms.delayed_key)
         except WireError as error:
             _log.error("chord of %s cannot fire: %s", group, error)
             return ChordShot(home, group, [], b"")
@@ -107,7 +110,7 @@ class Chords:
                 return None
             ready = chord_callback(callback, states, meta.task_uuids)
             meta.chord_triggered = True
-            triggered = wire.encode_group(meta)
+            triggered = encode_group(meta)
         if refusal and not isinstance(ready, Failed):
             ready = Failed(f"the callback of {group} cannot be sent: {refusal}")
         if not isinstance(ready, Failed):
@@ -163,7 +166,7 @@ class Chords:
                 self._backend.record(state)
         return ChordShot(
             *(home, group, messages, triggered, terms.shared_groups),
-            fallen=[(state.task_uuid, wire.encode_state(state)) for state in states]
+            fallen=[(state.task_uuid, encode_state(state)) for state in states]
             if terms.keeps_states
             else (),
             members=members,
@@ -179,7 +182,7 @@ def _pending(callback: Signature, now_ns: int) -> TaskState:
         task_uuid=callback.uuid,
         task_name=callback.name,
         state=State.PENDING,
-        created_at=wire.now_text(now_ns),
+        created_at=now_text(now_ns),
     )
 
 

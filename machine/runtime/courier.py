@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Claim, Finish, Move, Retry, Start, Verdict
+from machine.broker.base import Broker
+from machine.broker.moves import Claim, Finish, Move, Retry, Start, Verdict
 from machine.clock import Clock
 from machine.errors import BrokerUnavailable
 from machine.outcome import Failed, Outcome
@@ -24,7 +25,7 @@ from machine.runtime.chords import Chords
 from machine.runtime.ledger import Ledger
 from machine.runtime.settle import Settled, Terms, canceled, refused, settle
 from machine.runtime.watch import Watch
-from machine.signature import Signature, TaskState
+from machine.wire.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
 

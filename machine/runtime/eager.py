@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Claim, Finish, Move, Verdict
+from machine.broker.base import Broker
+from machine.broker.moves import Claim, Finish, Move, Verdict
 from machine.clock import Clock
 from machine.outcome import Outcome
 from machine.registry import Registry

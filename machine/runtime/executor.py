@@ -13,12 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from machine import gotypes
 from machine.context import TaskContext, running_task
 from machine.errors import MachineError, RetryLater, SignatureError, WireError
-from machine.outcome import CANCELED, Failed, Outcome, Retry, Succeeded
+from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.registry import Task
-from machine.signature import Signature, TaskResult
+from machine.wire import gotypes
+from machine.wire.signature import Signature, TaskResult
+from machine.wire.states import CANCELED
 
 #: What `_bind` gives instead of arguments; a union made anew costs more than asking it.
 _REFUSED = (Failed, Retry)

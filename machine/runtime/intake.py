@@ -11,15 +11,15 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from machine import wire
-from machine.broker.base import Claim, Finish, Move, Park
+from machine.broker.moves import Claim, Finish, Move, Park
 from machine.errors import WireError
-from machine.expiry import lateness
 from machine.outcome import Failed
 from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.settle import Terms, buried
-from machine.signature import Signature
+from machine.wire.headers import lateness
+from machine.wire.messages import decode_signature
+from machine.wire.signature import Signature
 
 _log = logging.getLogger("machine.worker")
 
@@ -82,11 +82,11 @@ def late(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tuple[Job, F
     in_time: list[Job] = []
     too_late: list[tuple[Job, Failed]] = []
     for job in jobs:
-        failed = lateness(job.signature, now_ns)
-        if failed is None:
-            in_time.append(job)
+        error = lateness(job.signature, now_ns)
+        if error:
+            too_late.append((job, Failed(error)))
         else:
-            too_late.append((job, failed))
+            in_time.append(job)
     return in_time, too_late
 
 
@@ -97,7 +97,7 @@ def _read(claim: Claim, rules: Rules, queues: Collection[str]) -> Signature:
     Raises:
         WireError: It is not a message, or it would write its state over a queue.
     """
-    signature = wire.decode_signature(
+    signature = decode_signature(
         claim.payload, most_bytes=rules.max_message_bytes, delayed_key=rules.terms.delayed_key
     )
     # An empty queue has no key, so its name looks free: a state written there ends the queue.

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from machine.errors import MachineError
-from machine.outcome import CANCELED, Failed
+from machine.outcome import Failed
 from machine.runtime.courier import Courier
 from machine.runtime.pool import Job
+from machine.wire.states import CANCELED
 
 #: How often the marks of running tasks are looked at, seconds.
 LOOK_S = 1.0

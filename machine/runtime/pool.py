@@ -18,12 +18,12 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
 
-from machine.broker.base import Claim
+from machine.broker.moves import Claim
 from machine.context import TaskContext
 from machine.outcome import Outcome
 from machine.registry import Task
 from machine.runtime.executor import Before, aexecute, execute
-from machine.signature import Progress, Signature
+from machine.wire.signature import Progress, Signature
 
 
 class Job:

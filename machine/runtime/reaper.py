@@ -12,16 +12,17 @@ import logging
 from collections.abc import Sequence
 from typing import cast
 
-from machine import wire
 from machine.backend.base import Backend
-from machine.broker.base import Broker, Claim, Finish, Roster, Verdict
+from machine.broker.base import Broker, Roster
+from machine.broker.moves import Claim, Finish, Verdict
 from machine.clock import Clock
 from machine.errors import WireError
 from machine.outcome import Failed
 from machine.runtime.chords import Chords
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, buried, canceled, refused, settle
-from machine.signature import ON_CRASH_HEADER
+from machine.wire.headers import ON_CRASH_HEADER
+from machine.wire.messages import decode_signature
 
 _log = logging.getLogger("machine.worker")
 
@@ -148,7 +149,7 @@ class Reaper(Loop):
         """Return the move that ends a claim as failed, and records what must be before it."""
         now_ns = self._clock.now_ns()
         try:
-            signature = wire.decode_signature(claim.payload, delayed_key=self._terms.delayed_key)
+            signature = decode_signature(claim.payload, delayed_key=self._terms.delayed_key)
         except WireError as error:
             return buried(claim, str(error), now_ns)
         settled = settle(claim, signature, Failed(reason), self._terms, now_ns)
@@ -163,6 +164,6 @@ class Reaper(Loop):
 def may_run_again(claim: Claim) -> bool:
     """Say whether a claim's task may run again after its worker died (``on_crash``)."""
     try:
-        return wire.decode_signature(claim.payload).header(ON_CRASH_HEADER) != "fail"
+        return decode_signature(claim.payload).header(ON_CRASH_HEADER) != "fail"
     except WireError:
         return True  # the next worker buries it; that is no crash of its own

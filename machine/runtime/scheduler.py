@@ -18,14 +18,13 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
 from machine.backend.base import Backend
-from machine.broker.base import Message
+from machine.broker.moves import Message
 from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.cron import Every, Schedule
 from machine.errors import BrokerUnavailable
 from machine.keys import periodic
 from machine.lock import Lock, lock_name, lock_with_retries
 from machine.runtime.loop import Loop, Loops
-from machine.signature import Signature, State, TaskState
 from machine.timetable import (
     MOST_CAUGHT_UP,
     Entry,
@@ -36,6 +35,7 @@ from machine.timetable import (
     written,
 )
 from machine.timetable_runs import Run, run_of
+from machine.wire.signature import Signature, State, TaskState
 
 _log = logging.getLogger("machine.worker")
 

@@ -10,15 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from machine import keys, wire
-from machine.broker.base import Claim, Finish, Member, Message, Retry, Start
+from machine.broker.moves import Claim, Finish, Member, Message, Retry, Start
 from machine.errors import MachineError, SignatureError, WireError
-from machine.expiry import dated
-from machine.follow_up import attempt, copied, follow_ups, never_run, retried
-from machine.lineage import inherit, restamp
-from machine.outcome import CANCELED, Failed, Outcome, Succeeded
+from machine.follow_up import follow_ups, never_run, retried
+from machine.outcome import Failed, Outcome, Succeeded
 from machine.outcome import Retry as RetryOutcome
-from machine.signature import Attempt, Progress, Signature, State, TaskState
+from machine.wire.headers import attempt, inherit, restamp, set_expiry
+from machine.wire.limits import DELAYED_DEFAULT
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Attempt, Progress, Signature, State, TaskState, copied
+from machine.wire.states import (
+    CANCELED,
+    encode_attempt,
+    encode_letter,
+    encode_state,
+    encode_state_head,
+)
+from machine.wire.text import now_text
 
 _NOT_RUN = "not run: "
 
@@ -43,7 +51,7 @@ class Terms:
     max_result_bytes: int = 1_048_576
     max_message_bytes: int = 1_048_576
     allowed_queues: frozenset[str] = frozenset()
-    delayed_key: str = keys.DELAYED_DEFAULT
+    delayed_key: str = DELAYED_DEFAULT
     shared_groups: bool = False
 
 
@@ -118,7 +126,7 @@ def _let_fall(
     states, members = fallen(never_run(signature), reason, move.claim.queue, terms, now_ns)
     move.members = [*move.members, *members]
     if terms.keeps_states:
-        move.fallen = [(state.task_uuid, wire.encode_state(state)) for state in states]
+        move.fallen = [(state.task_uuid, encode_state(state)) for state in states]
     return states
 
 
@@ -156,7 +164,7 @@ def _failure(signature: Signature, error: str, now_ns: int) -> TaskState:
         task_name=signature.name,
         state=State.FAILURE,
         error=error,
-        created_at=wire.now_text(now_ns),
+        created_at=now_text(now_ns),
     )
 
 
@@ -175,7 +183,7 @@ def _finish(
 
 def canceled(claim: Claim, terms: Terms, now_ns: int) -> Settled:
     """Return how a claim ends whose task was canceled while it ran, whatever it came to."""
-    signature = wire.decode_signature(claim.payload, delayed_key=terms.delayed_key)
+    signature = decode_signature(claim.payload, delayed_key=terms.delayed_key)
     return settle(claim, signature, Failed(CANCELED), terms, now_ns)
 
 
@@ -191,7 +199,7 @@ def refused(move: Finish | Retry, terms: Terms, now_ns: int) -> Finish:
     if isinstance(move, Finish) and move.letter is not None:
         return burial
     try:
-        signature = wire.decode_signature(move.claim.payload, delayed_key=terms.delayed_key)
+        signature = decode_signature(move.claim.payload, delayed_key=terms.delayed_key)
     except WireError:
         return burial
     failed, _ = _finish(move.claim, signature, Failed(reason), terms)
@@ -210,7 +218,7 @@ def started(
         state=State.STARTED,
         progress=progress,
     )
-    return [Start(claim=claim, state_key=signature.uuid, state=wire.encode_state_head(state))]
+    return [Start(claim=claim, state_key=signature.uuid, state=encode_state_head(state))]
 
 
 def _final(
@@ -230,7 +238,7 @@ def _final(
             task_name=signature.name,
             error=outcome.error,
         )
-    head = wire.encode_state_head(state)
+    head = encode_state_head(state)
     if len(head) > terms.max_result_bytes:
         raise SignatureError(
             f"The result of task '{signature.name}' is too large: {len(head)} bytes, at most "
@@ -251,15 +259,15 @@ def _again(
         task_name=signature.name,
         error=outcome.error,
     )
-    run = Attempt(attempt(signature), outcome.error, wire.now_text(now_ns))
+    run = Attempt(attempt(signature), outcome.error, now_text(now_ns))
     due_ns = again.eta_ns if again.eta_ns is not None and again.eta_ns > now_ns else 0
     kept = terms.keeps_states and signature.uuid != ""
     move = Retry(
         claim=claim,
         state_key=signature.uuid if kept else "",
-        state=wire.encode_state_head(state) if kept else b"",
-        attempt=wire.encode_attempt(run),
-        payload=wire.encode_signature(again),
+        state=encode_state_head(state) if kept else b"",
+        attempt=encode_attempt(run),
+        payload=encode_signature(again),
         queue=again.routing_key,
         due_ns=due_ns,
     )
@@ -289,7 +297,7 @@ def member_of(signature: Signature, queue: str, terms: Terms) -> Member | None:
         signature.group_uuid,
         signature.uuid,
         0 if terms.shared_groups else signature.group_task_count,
-        wire.encode_signature(callback),
+        encode_signature(callback),
         queue,
     )
 
@@ -312,15 +320,15 @@ def _message(signature: Signature, terms: Terms, now_ns: int) -> Message:
             f"Callback '{signature.name}' names queue '{queue}', which is not one of "
             f"allowed_queues: {', '.join(sorted(terms.allowed_queues))}."
         )
-    dated(signature, now_ns)
+    set_expiry(signature, now_ns)
     restamp(signature, now_ns)
-    payload = wire.encode_signature(signature)
+    payload = encode_signature(signature)
     if len(payload) > terms.max_message_bytes:
         raise SignatureError(
             f"Callback '{signature.name}' is too large: {len(payload)} bytes, at most "
             f"{terms.max_message_bytes} (max_message_bytes)."
         )
-    pending = wire.encode_state(_pending(signature, now_ns)) if terms.keeps_states else b""
+    pending = encode_state(_pending(signature, now_ns)) if terms.keeps_states else b""
     eta_ns = signature.eta_ns
     due_ns = eta_ns if eta_ns is not None and eta_ns > now_ns else 0
     return Message(signature.uuid, queue, payload, pending, due_ns)
@@ -331,13 +339,13 @@ def _pending(signature: Signature, now_ns: int) -> TaskState:
         task_uuid=signature.uuid,
         task_name=signature.name,
         state=State.PENDING,
-        created_at=wire.now_text(now_ns),
+        created_at=now_text(now_ns),
     )
 
 
 def buried(claim: Claim, reason: str, now_ns: int) -> Finish:
     """Return the move that ends a claim as a dead letter, named after the claim."""
-    envelope = wire.encode_letter(
+    envelope = encode_letter(
         reason=reason,
         payload=claim.payload,
         crash_count=claim.crash_count,

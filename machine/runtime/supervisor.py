@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from machine.broker.base import Broker, Release
+from machine.broker.base import Broker
+from machine.broker.moves import Release
 from machine.errors import BrokerUnavailable, ConfigError, MachineError
 from machine.runtime.crew import Crew
 from machine.runtime.doorbell import Doorbell

@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Sequence
 
-from machine.broker.base import Claim, Finish, Move
+from machine.broker.moves import Claim, Finish, Move
 from machine.metrics import UNKNOWN, TaskMetrics
-from machine.outcome import CANCELED, Failed, Outcome, Retry, Succeeded
+from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.runtime.executor import Before, aexecute, execute
 from machine.runtime.pool import Job
-from machine.signature import Signature
 from machine.tracing import Run, Tracing
+from machine.wire.signature import Signature
+from machine.wire.states import CANCELED
 
 _log = logging.getLogger("machine.worker")
 

@@ -24,7 +24,7 @@ from machine.broker.base import Broker
 from machine.config import Config
 from machine.embedded import EmbeddedServer
 from machine.registry import Registry
-from machine.result import GroupResult
+from machine.result_group import GroupResult
 from machine.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import redis
 
-from machine import wire
 from machine.backend.base import Backend
 from machine.backend.eager import EagerBackend
 from machine.backend.redis import RedisBackend
-from machine.broker.base import (
-    Broker,
+from machine.broker.base import Broker
+from machine.broker.eager import EagerBroker
+from machine.broker.moves import (
     Claim,
     Enqueued,
     Finish,
@@ -34,11 +34,11 @@ from machine.broker.base import (
     Start,
     Verdict,
 )
-from machine.broker.eager import EagerBroker
 from machine.broker.redis import RedisBroker
 from machine.connection import Connections
 from machine.redis_url import parse
-from machine.signature import Attempt, TaskResult, TaskState
+from machine.wire.signature import Attempt, TaskResult, TaskState
+from machine.wire.states import encode_attempt, encode_letter, encode_state, encode_state_head
 
 HOUR_NS = 3600 * 1_000_000_000
 
@@ -71,7 +71,7 @@ class Bench:
         """Return a message of task ``add`` whose id and bytes follow from ``name``."""
         to = self.queue if queue is None else queue
         uuid = self.uuid(name)
-        pending = wire.encode_state(self.state(uuid, "PENDING"))
+        pending = encode_state(self.state(uuid, "PENDING"))
         return Message(uuid, to, signature_bytes(uuid, to), pending, due_ns)
 
     def send(self, *names: str, queue: str | None = None) -> list[Message]:
@@ -123,7 +123,7 @@ class Bench:
 
     def head(self, uuid: str, state: str, *, error: str = "") -> bytes:
         """Return an encoded state without its creation time."""
-        return wire.encode_state_head(self.state(uuid, state, error=error))
+        return encode_state_head(self.state(uuid, state, error=error))
 
     def finish(self, claim: Claim, state: str = "SUCCESS", **more: Any) -> Finish:
         """Return the move that ends a claim of one of our messages."""
@@ -142,7 +142,7 @@ class Bench:
             "claim": claim,
             "state_key": uuid,
             "state": self.head(uuid, "RETRY"),
-            "attempt": wire.encode_attempt(Attempt(1, "wrong", "2026-11-20T15:15:27Z")),
+            "attempt": encode_attempt(Attempt(1, "wrong", "2026-11-20T15:15:27Z")),
             "payload": claim.payload + b" ",
             "queue": self.queue,
             "due_ns": 0,
@@ -151,7 +151,7 @@ class Bench:
 
     def letter(self, claim: Claim, reason: str, crash_count: int = 0) -> tuple[str, bytes]:
         """Return a new dead letter's id and envelope."""
-        envelope = wire.encode_letter(
+        envelope = encode_letter(
             reason=reason,
             payload=claim.payload,
             crash_count=crash_count,

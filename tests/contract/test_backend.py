@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from machine.errors import ResultNotFound, ResultTimeout
-from machine.signature import GroupMeta, TaskResult
+from machine.wire.signature import GroupMeta, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from machine.signature import TaskState
+    from machine.wire.signature import TaskState
     from tests.contract.conftest import Bench
 
 CREATED = "2026-11-20T15:15:27.451306799Z"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from machine.broker.base import Enqueued
+from machine.broker.moves import Enqueued
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ def test_an_id_that_names_the_delayed_set_is_refused(bench: Bench) -> None:
 
 
 def test_an_id_that_names_a_group_is_refused(bench: Bench) -> None:
-    from machine.signature import GroupMeta
+    from machine.wire.signature import GroupMeta
 
     group = bench.group()
     bench.backend.record_group(GroupMeta(group_uuid=group, task_uuids=[bench.uuid("a")]))

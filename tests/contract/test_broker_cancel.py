@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import keys, wire
-from machine.broker.base import Broker, Canceled, Release, Verdict
+from machine import keys
+from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
+from machine.broker.moves import Canceled, Release, Verdict
 from machine.broker.redis import RedisBroker
 from machine.connection import Connections
 from machine.redis_url import parse
-from machine.signature import GroupMeta, TaskResult
+from machine.wire.signature import GroupMeta, TaskResult
+from machine.wire.states import encode_state, encode_state_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from machine.broker.base import Claim, Finish, Move
+    from machine.broker.moves import Claim, Finish, Move
     from tests.contract.conftest import Bench
 
 DAY_S = 86_400
@@ -79,7 +81,7 @@ def test_a_result_that_reads_like_a_cancellation_is_not_taken_for_one(bench: Ben
     value = {"State": "FAILURE", "Results": None, "Error": "canceled", "Fa": ',"Error":"canceled'}
     state = bench.state(bench.uuid("a"), "SUCCESS")
     state.results = [TaskResult("map[string]interface {}", value)]
-    head = wire.encode_state_head(state)
+    head = encode_state_head(state)
     bench.make(replace(bench.finish(claim), state=head))
     before = bench.dump()
 
@@ -207,7 +209,7 @@ def rich_finish(bench: Bench, claim: Claim) -> Move:
         claim,
         follow_ups=[bench.message("next")],
         members=[bench.member("a", 1)],
-        fallen=[(bench.uuid("below"), wire.encode_state(bench.state("x", "FAILURE")))],
+        fallen=[(bench.uuid("below"), encode_state(bench.state("x", "FAILURE")))],
         letter=("letter", b"envelope"),
     )
 
@@ -244,7 +246,7 @@ def test_a_result_that_reads_like_a_cancellation_is_refused_too(bench: Bench) ->
     state.results = [TaskResult("map[string]interface {}", value)]
     bench.broker.cancel([bench.uuid("a")])
     before = bench.dump()
-    move = replace(bench.finish(claim), state=wire.encode_state_head(state))
+    move = replace(bench.finish(claim), state=encode_state_head(state))
 
     assert bench.make(replace(move, follow_ups=[bench.message("next")])) == [Verdict.CANCELED]
     assert bench.dump() == before

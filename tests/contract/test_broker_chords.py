@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.base import ChordShot, Release, Verdict
-from machine.signature import GroupMeta
-from machine.wire import encode_group
+from machine.broker.moves import ChordShot, Release, Verdict
+from machine.wire.signature import GroupMeta
+from machine.wire.states import encode_group
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench

@@ -21,14 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from machine.broker.base import (
+from machine.broker.base import Reaped
+from machine.broker.moves import (
     Canceled,
     Claim,
     Enqueued,
     Finish,
     Move,
     Park,
-    Reaped,
     Release,
     Retry,
     Start,

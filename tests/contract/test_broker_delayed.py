@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.base import Park, Verdict
+from machine.broker.moves import Park, Verdict
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench

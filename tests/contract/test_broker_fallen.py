@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine import wire
-from machine.broker.base import Canceled, ChordShot, Release, Verdict
-from machine.signature import GroupMeta
+from machine.broker.moves import Canceled, ChordShot, Release, Verdict
+from machine.wire.signature import GroupMeta
+from machine.wire.states import encode_group, encode_state
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def lost(bench: Bench, name: str, error: str = "not run: add x failed: boom") -> tuple[str, bytes]:
     """Return the record of a task that will never run."""
     uuid = bench.uuid(name)
-    return uuid, wire.encode_state(bench.state(uuid, "FAILURE", error=error))
+    return uuid, encode_state(bench.state(uuid, "FAILURE", error=error))
 
 
 def armed(bench: Bench) -> list[str]:
@@ -195,7 +195,7 @@ def test_a_failed_chord_that_go_has_marked_as_triggered_is_told_of_once(bench: B
     )
     bench.backend.record_group(meta)
     arm(bench, "a", count=0)
-    shot = outer_shot(bench, shared=True, meta=wire.encode_group(meta))
+    shot = outer_shot(bench, shared=True, meta=encode_group(meta))
 
     verdicts = [bench.broker.fire_chord(shot), bench.broker.fire_chord(shot)]
 

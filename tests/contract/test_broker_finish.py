@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.base import Finish, Release, Verdict
-from machine.signature import GroupMeta
+from machine.broker.moves import Finish, Release, Verdict
+from machine.wire.signature import GroupMeta
 
 if TYPE_CHECKING:
     from collections.abc import Callable

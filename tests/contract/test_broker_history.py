@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import wire
 from machine.backend.base import MOST_ATTEMPTS, MOST_HISTORY_BYTES
-from machine.broker.base import Canceled, Verdict
-from machine.signature import Attempt, Progress, TaskResult, TaskState
+from machine.broker.moves import Canceled, Verdict
+from machine.wire.signature import Attempt, Progress, TaskResult, TaskState
+from machine.wire.states import encode_attempt, encode_state_head
 
 if TYPE_CHECKING:
-    from machine.broker.base import Claim, Start
+    from machine.broker.moves import Claim, Start
     from tests.contract.conftest import Bench
 
 AT = "2026-11-20T15:15:27Z"
@@ -36,7 +36,7 @@ def state_of(bench: Bench, name: str = "a") -> TaskState:
 
 def run_again(bench: Bench, claim: Claim, number: int, error: str) -> Claim:
     """Let a run end with an error, and claim what follows it."""
-    attempt = wire.encode_attempt(Attempt(number, error, AT))
+    attempt = encode_attempt(Attempt(number, error, AT))
     head = bench.head(bench.uuid("a"), "RETRY", error=error)
     move = bench.retry(claim, payload=claim.payload, attempt=attempt, state=head)
     assert bench.make(move) == [Verdict.DONE]
@@ -47,7 +47,7 @@ def run_again(bench: Bench, claim: Claim, number: int, error: str) -> Claim:
 def started(bench: Bench, claim: Claim, progress: Progress | None) -> Start:
     state = bench.state(bench.uuid("a"), "STARTED")
     state.progress = progress
-    return replace(bench.start(claim), state=wire.encode_state_head(state))
+    return replace(bench.start(claim), state=encode_state_head(state))
 
 
 # -- attempts ----------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_of_too_many_attempts_the_oldest_are_dropped(bench: Bench) -> None:
 
     numbers = [attempt.number for attempt in state_of(bench).attempts]
     assert numbers == list(range(numbers[0], 31))
-    size = sum(len(wire.encode_attempt(one)) + 1 for one in state_of(bench).attempts)
+    size = sum(len(encode_attempt(one)) + 1 for one in state_of(bench).attempts)
     assert MOST_HISTORY_BYTES - 1100 < size <= MOST_HISTORY_BYTES + 1
     bench.make(bench.finish(claim))
     assert [attempt.number for attempt in state_of(bench).attempts] == numbers
@@ -155,7 +155,7 @@ def test_no_result_confuses_the_history(bench: Bench, text: str) -> None:
     state = bench.state(bench.uuid("a"), "SUCCESS")
     state.results = [TaskResult("map[string]interface {}", value)]
 
-    bench.make(replace(bench.finish(claim), state=wire.encode_state_head(state)))
+    bench.make(replace(bench.finish(claim), state=encode_state_head(state)))
 
     assert state_of(bench) == replace(state, attempts=[Attempt(1, text, AT)])
 

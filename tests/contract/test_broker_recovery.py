@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machine.broker.base import Reaped, Release, Verdict
+from machine.broker.base import Reaped
+from machine.broker.moves import Release, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,11 @@ import pytest
 
 from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
-from machine.broker.base import Broker, ChordShot, Finish, Member, Message, Park, Retry, Verdict
+from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
+from machine.broker.moves import ChordShot, Finish, Member, Message, Park, Retry, Verdict
 from machine.errors import ResultNotFound
-from machine.signature import GroupMeta, TaskState
+from machine.wire.signature import GroupMeta, TaskState
 
 if TYPE_CHECKING:
     from machine.backend.base import Backend

@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from machine import keys, wire
+from machine import keys
 from machine.backend.eager import EagerBackend
-from machine.broker.base import Message
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
+from machine.broker.moves import Message
 from machine.broker.redis_ticks import RedisTicker
 from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.connection import Connections
 from machine.redis_url import parse
-from machine.signature import Signature, TaskState
 from machine.timetable import Entry, Mark, steps
 from machine.timetable_runs import run_of
+from machine.wire.messages import encode_signature
+from machine.wire.signature import Signature, TaskState
+from machine.wire.states import encode_state
 from tests.conftest import FakeClock
 from tests.contract.conftest import Bench
 
@@ -397,8 +399,8 @@ def test_whoever_reads_and_ticks_when_each_time_is_sent_once_and_no_mark_goes_ba
 
     def messages(due_ms: int) -> list[Message]:
         [one] = run_of(entry, "q", due_ms).signatures
-        pending = wire.encode_state(TaskState(task_uuid=one.uuid, state="PENDING"))
-        return [Message(one.uuid, "q", wire.encode_signature(one), pending)]
+        pending = encode_state(TaskState(task_uuid=one.uuid, state="PENDING"))
+        return [Message(one.uuid, "q", encode_signature(one), pending)]
 
     def move(found: Marks) -> None:
         text = found.texts.get("n", "")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import RetryLater, Signature, chain, chord, current_task, group
-from machine.broker.base import Canceled
-from machine.signature import TaskState
+from machine.broker.moves import Canceled
+from machine.wire.signature import TaskState
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

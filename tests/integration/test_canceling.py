@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import RetryLater, Signature, chain, chord, current_task, group, keys
-from machine.broker.base import Canceled
+from machine.broker.moves import Canceled
 from machine.embedded import EmbeddedServer
 
 if TYPE_CHECKING:

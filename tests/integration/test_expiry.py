@@ -11,7 +11,7 @@ import pytest
 
 from machine import RetryLater, SignatureError, chord, group
 from machine.errors import TaskExpired
-from machine.wire_text import ns_from_text
+from machine.wire.text import ns_from_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from machine.config import Config
 from machine.errors import TaskCanceled
 from machine.hooks import Hooks
 from machine.registry import Registry
-from machine.result import GroupProgress
+from machine.result_group import GroupProgress
 from machine.server import Server
 from tests.integration.test_workflows import Sums
 

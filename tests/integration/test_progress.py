@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import current_task
-from machine.signature import Progress
+from machine.wire.signature import Progress
 
 if TYPE_CHECKING:
     from machine import AsyncResult

@@ -20,9 +20,9 @@ from machine.config import Config
 from machine.lock import RedisLock, lock_name
 from machine.registry import Registry
 from machine.runtime.scheduler import Inbox, Scheduler, report
-from machine.signature import new_uuid
 from machine.timetable import Entry, Mark, PeriodicState
 from machine.timetable_runs import run_of
+from machine.wire.signature import new_uuid
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import Arg, BrokerUnavailable, Signature, TaskFailed, chain, chord, group, keys
-from machine.connection import script
+from machine.connection_link import script
 from machine.embedded import EmbeddedServer
 from machine.registry import Task
 from tests.chaos.proxy import Proxy

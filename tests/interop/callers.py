@@ -21,9 +21,11 @@ from machine import build
 from machine.config import Config
 from machine.errors import MachineError, TaskFailed
 from machine.registry import Registry
-from machine.result import AsyncResult, ChainResult, ChordResult, GroupResult
+from machine.result import ChainResult, ChordResult
 from machine.result_course import Course
-from machine.signature import Arg, Signature
+from machine.result_group import GroupResult
+from machine.result_task import AsyncResult
+from machine.wire.signature import Arg, Signature
 from machine.workflow import Chain, Chord, Group
 
 PATIENCE_S = 20.0

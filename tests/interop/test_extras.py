@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from machine import DuplicateTask, TaskFailed
-from machine.signature import Arg, Signature
-from machine.wire_text import now_text
+from machine.wire.signature import Arg, Signature
+from machine.wire.text import now_text
 from machine.workflow import Chain, Chord, Group, GroupChain
 from tests.interop.callers import Job, fresh, ints, texts
 from tests.interop.crossing import DEFAULT_QUEUE, GO_QUEUE, PY_QUEUE, Crossing

@@ -48,7 +48,7 @@ def jobs(queue: str) -> list[tuple[Job, Any]]:
 
 
 def test_all_29_types_are_here() -> None:
-    from machine.gotypes import TYPES
+    from machine.wire.gotypes import TYPES
 
     assert LIMITS.keys() == TYPES
 

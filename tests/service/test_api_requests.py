@@ -21,11 +21,12 @@ from caller.web.composing import MOST_WORKFLOW_BYTES
 from caller.web.problems import KINDS
 from caller.web.routes import SLACK_BYTES, app
 from caller.web.service import Service
-from machine import build, keys, task
+from machine import build, task
 from machine.config import Config, RedisConfig
 from machine.registry import Registry
 from machine.server import Server
-from machine.signature import Progress, State, TaskResult, TaskState
+from machine.wire.limits import is_result_id
+from machine.wire.signature import Progress, State, TaskResult, TaskState
 
 
 @task
@@ -630,5 +631,5 @@ def test_a_key_whose_result_is_not_kept_any_more_does_not_run_it_again(
     assert again["id"] == sent["id"] == lost.json()["id"]
     assert "kept for 3600 s" in problem_of(expired, 409, "key-expired")
     assert raw.llen(config.default_queue) == 2
-    assert keys.is_result_id(sent["id"])
+    assert is_result_id(sent["id"])
     api.server.close()

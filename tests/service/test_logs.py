@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from machine.result import AsyncResult
-from machine.signature import Arg, Signature
+from machine.result_task import AsyncResult
+from machine.wire.signature import Arg, Signature
 
 WaitUntil = Callable[..., Any]
 

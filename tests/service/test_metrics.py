@@ -22,7 +22,7 @@ from machine.config import Config, RedisConfig
 from machine.metrics import HELP, SentMetrics
 from machine.queue_metrics import exposition, queues_of
 from machine.registry import Registry
-from machine.signature import Arg, Signature, new_uuid
+from machine.wire.signature import Arg, Signature, new_uuid
 from tests.service.replicas import Replicas
 
 ROOT = Path(__file__).resolve().parents[2]

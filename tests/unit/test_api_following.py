@@ -13,7 +13,7 @@ from caller.web import events
 from caller.web.documents import content_of, digest, state_document
 from caller.web.events import Following
 from machine.backend.eager import EagerBackend
-from machine.signature import State, TaskResult, TaskState
+from machine.wire.signature import State, TaskResult, TaskState
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from caller.web.openapi import openapi
 from caller.web.problems import KINDS
 from caller.web.schema import call_schema, parameters_of, result_schema, type_schema
 from machine import SignatureError, task
-from machine.gotypes import TYPES
+from machine.wire.gotypes import TYPES
 
 INT64 = {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
 ANY = {"$ref": "#/components/schemas/Value"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from machine.context import TaskContext
 from machine.errors import SignatureError, TaskCanceled, TaskFailed
-from machine.signature import ATTEMPT_HEADER, Progress, Signature
+from machine.wire.headers import ATTEMPT_HEADER
+from machine.wire.signature import Progress, Signature
 
 
 def context(**headers: str) -> TaskContext:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from machine import RetryLater, Signature, TaskFailed, build, chain, chord, current_task, group
-from machine.broker.base import Canceled
+from machine.broker.moves import Canceled
 from machine.config import Config
 from machine.registry import Registry, task
 from machine.server import Server
-from machine.signature import TaskState
+from machine.wire.signature import TaskState
 
 
 @pytest.fixture

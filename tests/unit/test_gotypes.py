@@ -17,8 +17,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from machine import gotypes
 from machine.errors import SignatureError, WireError
+from machine.wire import gotypes
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 WHERE = "argument 'x' of task add"

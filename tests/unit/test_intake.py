@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine.broker.base import Claim
+from machine.broker.moves import Claim
 from machine.outcome import Failed
 from machine.registry import task
 from machine.runtime.intake import late
 from machine.runtime.pool import Job
-from machine.signature import Signature
+from machine.wire.signature import Signature
 
 NOON_NS = 1_795_176_000 * 1_000_000_000
 NOON = "2026-11-20T12:00:00Z"

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine.lineage import correlation_id, inherit, restamp, stamp
-from machine.signature import Signature
+from machine.wire.headers import correlation_id, inherit, restamp, stamp
+from machine.wire.signature import Signature
 
 TRACE = {"traceparent": "00-a-b-01", "tracestate": "x=1", "baggage": "k=v"}
 

@@ -14,7 +14,7 @@ import pytest
 
 from machine import logs
 from machine.context import TaskContext, running_task
-from machine.signature import Signature
+from machine.wire.signature import Signature
 
 _log = logging.getLogger("yours")
 

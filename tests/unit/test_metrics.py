@@ -19,14 +19,14 @@ from prometheus_client import mmap_dict
 
 from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError
-from machine.lineage import waited_s
 from machine.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
 from machine.outgoing import Outgoing
 from machine.queue_metrics import queues_of
 from machine.registry import Registry
 from machine.runtime.exporter import Exporter, bury, exposition
-from machine.signature import Signature
 from machine.version import VERSION
+from machine.wire.headers import waited_s
+from machine.wire.signature import Signature
 
 ROOT = Path(__file__).resolve().parents[2]
 S_NS = 1_000_000_000

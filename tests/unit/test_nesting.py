@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import wire
 from machine.builders import chain, chord, group, new_group
 from machine.context import TaskContext, running_task
 from machine.errors import SignatureError
 from machine.nesting import GATHER, Plan, gather, plan
 from machine.outcome import Succeeded
 from machine.registry import Registry, task
-from machine.signature import Arg, GroupMeta, Signature, TaskResult
+from machine.wire.signature import Arg, GroupMeta, Signature, TaskResult
+from machine.wire.states import decode_group, encode_group
 from machine.workflow import Chain, Chord, Group, GroupChain, TypedSignature, steps_of
 
 
@@ -243,9 +243,9 @@ def test_the_collectors_name_is_not_to_be_had() -> None:
 def test_a_groups_record_says_whether_members_are_sent_later(nested: bool) -> None:
     meta = GroupMeta(group_uuid="group_1", task_uuids=["task_1"], nested=nested)
 
-    encoded = wire.encode_group(meta)
+    encoded = encode_group(meta)
 
-    assert wire.decode_group(encoded).nested is nested
+    assert decode_group(encoded).nested is nested
     assert (b"Nested" in encoded) is nested
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from machine.errors import SignatureError
 from machine.registry import Registry, task
-from machine.signature import Signature
+from machine.wire.signature import Signature
 
 HEADERS = {"trace": "1"}
 

@@ -22,7 +22,8 @@ from machine.errors import (
     WireError,
 )
 from machine.registry import AsyncTask, Registry, Task, current_task, task
-from machine.signature import ON_CRASH_HEADER, Arg, Signature
+from machine.wire.headers import ON_CRASH_HEADER
+from machine.wire.signature import Arg, Signature
 
 
 @task

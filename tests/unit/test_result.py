@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from machine.backend.eager import EagerBackend
-from machine.broker.base import Canceled
 from machine.broker.eager import EagerBroker
+from machine.broker.moves import Canceled
 from machine.canceling import Canceling
 from machine.clock import Clock, SystemClock
 from machine.context import TaskContext, running_task
@@ -22,15 +22,11 @@ from machine.errors import (
     TaskFailed,
     WireError,
 )
-from machine.result import (
-    AsyncResult,
-    ChainResult,
-    ChordResult,
-    Course,
-    GroupProgress,
-    GroupResult,
-)
-from machine.signature import Progress, Signature, State, TaskResult, TaskState
+from machine.result import ChainResult, ChordResult
+from machine.result_course import Course
+from machine.result_group import GroupProgress, GroupResult
+from machine.result_task import AsyncResult
+from machine.wire.signature import Progress, Signature, State, TaskResult, TaskState
 
 Way = Callable[..., Any]
 

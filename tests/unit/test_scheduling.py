@@ -14,8 +14,8 @@ import pytest
 from machine import Config, Server, build, chain, chord, group, periodic, task
 from machine.errors import ConfigError, SignatureError
 from machine.registry import Registry
-from machine.signature import Arg, Signature
 from machine.timetable import Entry
+from machine.wire.signature import Arg, Signature
 
 
 @pytest.fixture

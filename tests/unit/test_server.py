@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from machine import wire
 from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
-from machine.broker.base import Enqueued, Message
 from machine.broker.eager import EagerBroker
+from machine.broker.moves import Enqueued, Message
 from machine.builders import chain, chord, group, new_chain, new_group, new_signature
 from machine.clock import Clock, SystemClock
 from machine.config import Config, RedisConfig
@@ -27,7 +26,9 @@ from machine.errors import (
 )
 from machine.registry import Registry, Task, task
 from machine.server import Server
-from machine.signature import ON_CRASH_HEADER, Arg, Signature, State
+from machine.wire.headers import ON_CRASH_HEADER
+from machine.wire.messages import encode_signature
+from machine.wire.signature import Arg, Signature, State
 from machine.workflow import Chord, Group
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -751,7 +752,7 @@ def test_messages_are_what_wire_writes(facade: Server) -> None:
 
     [raw] = facade.broker.pending(QUEUE)
 
-    assert raw == wire.encode_signature(sent(facade))
+    assert raw == encode_signature(sent(facade))
     assert raw.startswith(
         b'{"UUID":"task_1","Name":"add","RoutingKey":"machinery_tasks","ETA":null,'
     )

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine.errors import SignatureError
-from machine.signature import Arg, Signature
 from machine.timetable import MOST_CAUGHT_UP, Entry, Mark, Step, read, steps, written
 from machine.timetable_runs import run_of
+from machine.wire.signature import Arg, Signature
 from machine.workflow import Chain, Group
 
 HOUR_MS = 3_600_000

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from machine import build
-from machine.broker.base import Claim
+from machine.broker.moves import Claim
 from machine.config import Config
 from machine.context import TaskContext
 from machine.outcome import Failed, Succeeded
@@ -22,8 +22,8 @@ from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.watch import Watch
 from machine.server import Server
-from machine.signature import Arg, Signature, TaskResult
 from machine.tracing import Tracing
+from machine.wire.signature import Arg, Signature, TaskResult
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from machine.errors import SignatureError
-from machine.keys import is_result_id, unique
-from machine.signature import Signature
-from machine.unique import Unique, refuse_unique, unique_of
+from machine.keys import unique
+from machine.wire.headers import Unique, refuse_unique, unique_of
+from machine.wire.limits import is_result_id
+from machine.wire.signature import Signature
 
 
 def signature(**headers: Any) -> Signature:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from machine import build, wire
+from machine import build
 from machine.backend.eager import EagerBackend
 from machine.broker.base import Admitted
 from machine.broker.eager import EagerBroker
@@ -18,8 +18,10 @@ from machine.config import Config
 from machine.errors import BrokerUnavailable, DuplicateTask, QueueFull, TaskFailed
 from machine.registry import Registry
 from machine.server import Server
-from machine.signature import OWN_HEADERS, Signature
 from machine.timetable_runs import run_of
+from machine.wire.headers import OWN_HEADERS
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Signature
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -162,7 +164,7 @@ def test_our_own_headers_do_not_count_against_the_bound() -> None:
     headers = {f"h{number}": "" for number in range(64)} | dict.fromkeys(OWN_HEADERS, "1")
     signature = Signature(name="note", headers=headers)
 
-    assert wire.decode_signature(wire.encode_signature(signature)).headers == headers
+    assert decode_signature(encode_signature(signature)).headers == headers
 
 
 def test_a_template_of_the_timetable_keeps_saying_how_long_each_run_may_wait() -> None:

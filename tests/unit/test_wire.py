@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import gotypes, wire
 from machine.errors import SignatureError
-from machine.signature import ATTEMPT_HEADER, ON_CRASH_HEADER, Arg, Signature
+from machine.wire import gotypes
+from machine.wire.headers import ATTEMPT_HEADER, ON_CRASH_HEADER
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Arg, Signature
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 #: Files we write otherwise, on purpose: what Go wrote, and what we write instead.
@@ -42,7 +44,7 @@ def names(prefix: str) -> list[str]:
 
 def refusal(sig: Signature) -> str:
     with pytest.raises(SignatureError) as caught:
-        wire.encode_signature(sig)
+        encode_signature(sig)
     return str(caught.value)
 
 
@@ -57,7 +59,7 @@ def nested(depth: int) -> Signature:
 def test_a_message_of_machinery_is_written_again_byte_for_byte(name: str) -> None:
     raw = golden(name)
 
-    again = wire.encode_signature(wire.decode_signature(raw))
+    again = encode_signature(decode_signature(raw))
 
     theirs, ours = REWRITTEN.get(name, (b"", b""))
     assert theirs in raw
@@ -66,7 +68,7 @@ def test_a_message_of_machinery_is_written_again_byte_for_byte(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["high", "low"])
 def test_each_of_the_29_types_arrives_at_its_limits(name: str) -> None:
-    sig = wire.decode_signature(golden(f"signature_types_{name}"))
+    sig = decode_signature(golden(f"signature_types_{name}"))
 
     values = {arg.type: gotypes.decode(arg.type, arg.value) for arg in sig.args}
 
@@ -82,7 +84,7 @@ def test_each_of_the_29_types_arrives_at_its_limits(name: str) -> None:
 
 
 def test_a_message_has_the_19_keys_in_order_and_none_is_omitted() -> None:
-    raw = wire.encode_signature(Signature(name="add"))
+    raw = encode_signature(Signature(name="add"))
 
     found = json.loads(raw)
 
@@ -93,34 +95,34 @@ def test_a_message_has_the_19_keys_in_order_and_none_is_omitted() -> None:
 def test_the_plain_and_the_full_form_of_a_message_agree() -> None:
     plain = Signature(name="add", uuid="task_1", args=[Arg("int64", 1)], headers={})
 
-    raw = wire.encode_signature(plain)
-    full = wire.encode_signature(plain.replace(retry_count=1))
+    raw = encode_signature(plain)
+    full = encode_signature(plain.replace(retry_count=1))
 
     assert full == raw.replace(b'"RetryCount":0', b'"RetryCount":1')
-    assert wire.decode_signature(raw) == wire.decode_signature(b" " + raw) == plain
+    assert decode_signature(raw) == decode_signature(b" " + raw) == plain
 
 
 def test_headers_are_null_empty_or_filled_as_given() -> None:
     for headers, text in ((None, b"null"), ({}, b"{}"), ({"b": 1, "a": "x"}, b'{"a":"x","b":1}')):
-        raw = wire.encode_signature(Signature(name="add", headers=headers))
+        raw = encode_signature(Signature(name="add", headers=headers))
 
         assert b'"Headers":' + text + b"," in raw
-        assert wire.decode_signature(raw).headers == headers
+        assert decode_signature(raw).headers == headers
 
 
 def test_html_and_line_separators_are_escaped_and_other_text_is_not() -> None:
     sig = Signature(name="a<b", args=[Arg("string", "<a&b>\u2028\u2029é\x7f\b")])
 
-    raw = wire.encode_signature(sig)
+    raw = encode_signature(sig)
 
     assert rb'"Name":"a\u003cb"' in raw
     assert rb'"\u003ca\u0026b\u003e\u2028\u2029' + "é\x7f".encode() + rb'\b"' in raw
-    assert wire.decode_signature(raw) == sig
+    assert decode_signature(raw) == sig
 
 
 def test_text_reads_the_same_escaped_or_raw() -> None:
     found = [
-        wire.decode_signature(b'{"Name":"n","Args":[{"Type":"string","Value":"%s"}]}' % text)
+        decode_signature(b'{"Name":"n","Args":[{"Type":"string","Value":"%s"}]}' % text)
         for text in ("<a&b>\u2028😀".encode(), rb"\u003ca\u0026b\u003e\u2028\ud83d\ude00")
     ]
 
@@ -133,23 +135,21 @@ def test_a_whole_float_stays_one_where_no_type_says_so() -> None:
         name="add", args=[Arg("float64", 1.0), Arg("[]float64", [2.0])], headers=untyped
     )
 
-    raw = wire.encode_signature(sig)
+    raw = encode_signature(sig)
 
     assert b'"Value":1},' in raw
     assert b'"Value":[2]}' in raw
     assert b'"Headers":{"a":1.0,"b":[-0,10000000000000000.0,2]}' in raw
-    assert repr(wire.decode_signature(raw).headers) == repr(untyped)
+    assert repr(decode_signature(raw).headers) == repr(untyped)
 
 
 def test_fields_of_a_newer_peer_are_kept_behind_the_known_ones() -> None:
-    raw = wire.encode_signature(Signature(name="add"))[:-1] + b',"Zone":{"b":[1.5],"a":null}}'
+    raw = encode_signature(Signature(name="add"))[:-1] + b',"Zone":{"b":[1.5],"a":null}}'
 
-    sig = wire.decode_signature(raw)
+    sig = decode_signature(raw)
 
     assert sig.extra == {"Zone": {"b": [1.5], "a": None}}
-    assert wire.encode_signature(sig) == raw.replace(
-        b'{"b":[1.5],"a":null}', b'{"a":null,"b":[1.5]}'
-    )
+    assert encode_signature(sig) == raw.replace(b'{"b":[1.5],"a":null}', b'{"a":null,"b":[1.5]}')
 
 
 @pytest.mark.parametrize("empty", ["null", "absent"])
@@ -157,13 +157,13 @@ def test_a_field_that_is_null_or_absent_has_its_default(empty: str) -> None:
     fields = {} if empty == "absent" else dict.fromkeys(KEYS)
     fields["Name"] = "add"
 
-    assert wire.decode_signature(json.dumps(fields).encode()) == Signature(name="add")
+    assert decode_signature(json.dumps(fields).encode()) == Signature(name="add")
 
 
 def test_keys_match_in_any_case() -> None:
     raw = b'\n{"name": "add", "ARGS": [{"type": "int64", "value": 1, "new": 2}], "uuid": "task_1"}'
 
-    found = wire.decode_signature(raw)
+    found = decode_signature(raw)
 
     assert found == Signature(name="add", uuid="task_1", args=[Arg("int64", 1)])
 
@@ -175,7 +175,7 @@ def test_a_message_of_2016_decodes_with_defaults() -> None:
         b'"OnError":[{"Name":"log","Args":[]}],"ChordCallback":null}'
     )
 
-    found = wire.decode_signature(raw)
+    found = decode_signature(raw)
 
     expected = Signature(name="add", uuid="task_1", args=[Arg("int64", 1)])
     assert found == expected.replace(on_error=[Signature(name="log")])
@@ -184,27 +184,27 @@ def test_a_message_of_2016_decodes_with_defaults() -> None:
 def test_what_follows_the_first_value_is_ignored() -> None:
     raw = golden("signature_add")
 
-    assert wire.decode_signature(raw + b'{"Name":1} x') == wire.decode_signature(raw)
+    assert decode_signature(raw + b'{"Name":1} x') == decode_signature(raw)
 
 
 def test_a_null_name_or_type_of_an_argument_is_an_empty_one() -> None:
     raw = b'{"Name":"add","Args":[{"Name":null,"Type":null,"Value":1},{"Type":"string"}]}'
 
-    assert wire.decode_signature(raw).args == [Arg("", 1), Arg("string", None)]
+    assert decode_signature(raw).args == [Arg("", 1), Arg("string", None)]
 
 
 @pytest.mark.parametrize("text", [b"185135722552891243", b"9223372036854775808", b"-0", b"-0.5"])
 def test_numbers_survive_a_hop_exactly(text: bytes) -> None:
     raw = golden("signature_add").replace(b'"Value":1}', b'"Value":' + text + b"}")
 
-    assert wire.encode_signature(wire.decode_signature(raw)) == raw
+    assert encode_signature(decode_signature(raw)) == raw
 
 
 def test_fifty_nested_callbacks_are_accepted_and_so_are_64() -> None:
     for depth in (50, 64):
         sig = nested(depth)
 
-        assert wire.decode_signature(wire.encode_signature(sig)) == sig
+        assert decode_signature(encode_signature(sig)) == sig
 
 
 def test_a_message_received_with_all_it_may_have_can_be_sent_again_for_a_retry() -> None:
@@ -214,12 +214,12 @@ def test_a_message_received_with_all_it_may_have_can_be_sent_again_for_a_retry()
         retry_count=100,
         retry_timeout=39_088_169,
     )
-    received = wire.decode_signature(wire.encode_signature(sig))
+    received = decode_signature(encode_signature(sig))
 
     received.headers = {**(received.headers or {}), ATTEMPT_HEADER: "2", ON_CRASH_HEADER: "fail"}
     received.retry_timeout = 63_245_986
 
-    assert ATTEMPT_HEADER.encode() in wire.encode_signature(received)
+    assert ATTEMPT_HEADER.encode() in encode_signature(received)
 
 
 @pytest.mark.parametrize(
@@ -350,12 +350,12 @@ SIGNATURE: st.SearchStrategy[Signature] = st.recursive(
 
 @given(SIGNATURE)
 def test_a_signature_is_read_as_written(sig: Signature) -> None:
-    raw = wire.encode_signature(sig)
+    raw = encode_signature(sig)
 
-    found = wire.decode_signature(raw)
+    found = decode_signature(raw)
 
     assert found == sig
-    assert wire.encode_signature(found) == raw
+    assert encode_signature(found) == raw
 
 
 def test_ten_thousand_signatures_lose_no_bit_of_a_number() -> None:
@@ -378,7 +378,7 @@ def test_ten_thousand_signatures_lose_no_bit_of_a_number() -> None:
             on_success=[Signature(name="next", args=[Arg("int64", whole)])] if n % 5 == 0 else [],
         )
 
-        found = wire.decode_signature(wire.encode_signature(sig))
+        found = decode_signature(encode_signature(sig))
 
         back = [gotypes.decode(arg.type, arg.value) for arg in found.args]
         assert struct.pack("<d", back[0]) == struct.pack("<d", number)

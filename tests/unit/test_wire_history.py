@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import wire
 from machine.errors import WireError
-from machine.signature import Attempt, Progress, TaskResult, TaskState
+from machine.wire.signature import Attempt, Progress, TaskResult, TaskState
+from machine.wire.states import decode_state, encode_attempt, encode_state
 
 NOW = "2026-11-20T15:15:26.418773057Z"
 
@@ -37,7 +37,7 @@ def state(**changes: object) -> TaskState:
 def test_the_fields_stand_before_the_creation_time() -> None:
     full = state(progress=Progress(0.25, 'a "quarter"'), attempts=[Attempt(1, "boom", NOW)])
 
-    assert wire.encode_state(full).decode() == (
+    assert encode_state(full).decode() == (
         '{"TaskUUID":"task_1","TaskName":"add","State":"STARTED","Results":null,"Error":"",'
         '"Progress":{"Fraction":0.25,"Note":"a \\"quarter\\""},'
         f'"Attempts":[{{"Attempt":1,"Error":"boom","At":"{NOW}"}}],"CreatedAt":"{NOW}","TTL":0}}'
@@ -45,7 +45,7 @@ def test_the_fields_stand_before_the_creation_time() -> None:
 
 
 def test_a_state_without_them_has_no_field_of_ours() -> None:
-    document = json.loads(wire.encode_state(state()))
+    document = json.loads(encode_state(state()))
 
     assert set(document) == {
         *("TaskUUID", "TaskName", "State", "Results", "Error", "CreatedAt", "TTL")
@@ -61,7 +61,7 @@ def test_what_was_written_is_read(fraction: float, note: str, errors: list[str])
     attempts = [Attempt(number, error, NOW) for number, error in enumerate(errors, start=1)]
     full = state(progress=Progress(fraction, note), attempts=attempts)
 
-    assert wire.decode_state(wire.encode_state(full)) == full
+    assert decode_state(encode_state(full)) == full
 
 
 @given(
@@ -73,21 +73,21 @@ def test_each_key_that_scripts_look_for_stands_once(
 ) -> None:
     attempts = [Attempt(number, error, NOW) for number, error in enumerate(errors, start=1)]
     results = [TaskResult("map[string]interface {}", value)]
-    raw = wire.encode_state(state(state="SUCCESS", results=results, attempts=attempts))
+    raw = encode_state(state(state="SUCCESS", results=results, attempts=attempts))
 
     assert len(re.findall(rb'"CreatedAt":', raw)) == 1
     assert len(re.findall(rb'"Attempts":', raw)) == (1 if attempts else 0)
     found = re.search(rb'"Attempts":\[(.*)\],"CreatedAt":"', raw, re.DOTALL)
-    encoded = b",".join(wire.encode_attempt(attempt) for attempt in attempts)
+    encoded = b",".join(encode_attempt(attempt) for attempt in attempts)
     assert (found[1] if found else b"") == encoded
-    assert wire.decode_state(raw).attempts == attempts
+    assert decode_state(raw).attempts == attempts
 
 
 def test_long_texts_are_cut_at_1_kib() -> None:
     snow = "\N{SNOWMAN}" * 5_000
     full = state(progress=Progress(0.5, snow), attempts=[Attempt(1, snow, NOW)])
 
-    read = wire.decode_state(wire.encode_state(full))
+    read = decode_state(encode_state(full))
 
     assert read.progress is not None
     for text in (read.progress.note, read.attempts[0].error):
@@ -116,12 +116,12 @@ def test_a_field_of_ours_in_another_form_is_refused_by_name(field: str, value: o
     document = {"TaskUUID": "task_1", "State": "STARTED", field: value}
 
     with pytest.raises(WireError, match=f"state field {field} is "):
-        wire.decode_state(json.dumps(document).encode())
+        decode_state(json.dumps(document).encode())
 
 
 def test_null_is_as_good_as_absent() -> None:
     raw = b'{"TaskUUID":"task_1","State":"STARTED","Progress":null,"Attempts":null}'
 
-    read = wire.decode_state(raw)
+    read = decode_state(raw)
 
     assert (read.progress, read.attempts) == (None, [])

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import wire
 from machine.errors import WireError
-from machine.signature import Signature
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Signature
+from machine.wire.states import decode_group, decode_letter, decode_state
+from machine.wire.text import ZERO_TIME, ns_from_text
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ADD = (GOLDEN / "signature_add.json").read_bytes()
@@ -21,13 +23,13 @@ ADD = (GOLDEN / "signature_add.json").read_bytes()
 
 def refusal(raw: bytes, **options: Any) -> str:
     with pytest.raises(WireError) as caught:
-        wire.decode_signature(raw, **options)
+        decode_signature(raw, **options)
     return str(caught.value)
 
 
 def outcome(raw: bytes) -> Signature | str:
     try:
-        return wire.decode_signature(raw)
+        return decode_signature(raw)
     except WireError as error:
         return str(error)
 
@@ -117,7 +119,7 @@ def test_every_field_has_one_type(field: str, kind: str, given_kind: str) -> Non
             "signature field ChordCallback.Name is ''; expected 1 to 256"
         )
     else:
-        assert isinstance(wire.decode_signature(raw), Signature)
+        assert isinstance(decode_signature(raw), Signature)
 
 
 ID = "expected an id: 1 to 128 characters A-Z a-z 0-9 _ . : { } - that are no other key's name"
@@ -150,7 +152,7 @@ def test_an_id_cannot_name_another_kind_of_key(field: str, value: str) -> None:
 def test_an_id_cannot_name_the_configured_delayed_set() -> None:
     raw = message(UUID="my_delayed")
 
-    assert wire.decode_signature(raw).uuid == "my_delayed"
+    assert decode_signature(raw).uuid == "my_delayed"
     assert refusal(raw, delayed_key="my_delayed") == f"signature field UUID is 'my_delayed'; {ID}"
     plain = ADD.replace(b'"RoutingKey":"machinery_tasks"', b'"RoutingKey":"my_delayed"')
     expected = f"signature field RoutingKey is 'my_delayed'; {QUEUE}"
@@ -237,15 +239,15 @@ def test_values_are_bounded_wherever_they_stand(before: bytes, after: bytes, exp
 
 
 def test_an_eta_after_the_latest_is_refused_and_one_of_year_1_is_not() -> None:
-    latest = wire.ns_from_text("2027-01-01T00:00:00Z")
+    latest = ns_from_text("2027-01-01T00:00:00Z")
     far = message(ETA="9999-01-01T00:00:00Z")
 
-    assert wire.decode_signature(far).eta_ns == wire.ns_from_text("9999-01-01T00:00:00Z")
+    assert decode_signature(far).eta_ns == ns_from_text("9999-01-01T00:00:00Z")
     assert refusal(far, latest_eta_ns=latest) == (
         "signature field ETA is '9999-01-01T00:00:00Z'; expected 2027-01-01T00:00:00Z at the latest"
     )
-    early = wire.decode_signature(message(ETA=wire.ZERO_TIME), latest_eta_ns=latest)
-    assert early.eta_ns == wire.ns_from_text(wire.ZERO_TIME)
+    early = decode_signature(message(ETA=ZERO_TIME), latest_eta_ns=latest)
+    assert early.eta_ns == ns_from_text(ZERO_TIME)
 
 
 TOO_MANY = "too many callbacks; expected 64 below each other and 1000 in all at most"
@@ -274,7 +276,7 @@ def test_a_callback_chain_500_deep_is_refused() -> None:
 def test_a_callback_tree_is_bounded_in_size() -> None:
     tree: dict[str, Any] = {"Name": "x", "OnError": [{"Name": "y"}] * 31}
 
-    assert isinstance(wire.decode_signature(message(OnSuccess=[tree] * 31)), Signature)
+    assert isinstance(decode_signature(message(OnSuccess=[tree] * 31)), Signature)
     assert refusal(message(OnSuccess=[tree] * 32)).endswith(f": {TOO_MANY}")
 
 
@@ -313,8 +315,8 @@ def test_five_thousand_broken_messages_are_read_or_refused_and_nothing_else() ->
     assert odd == []
     for sig in read:
         # What was let in can be written again: a retry of it cannot fail here.
-        again = wire.encode_signature(sig)
-        assert wire.encode_signature(wire.decode_signature(again)) == again
+        again = encode_signature(sig)
+        assert encode_signature(decode_signature(again)) == again
 
 
 JSON_VALUE = st.recursive(
@@ -334,12 +336,12 @@ def test_any_fields_give_a_signature_or_a_wire_error(fields: dict[str, Any]) -> 
     if isinstance(found, str):
         assert found.startswith("signature")
     else:
-        again = wire.encode_signature(found)
-        assert wire.encode_signature(wire.decode_signature(again)) == again
+        again = encode_signature(found)
+        assert encode_signature(decode_signature(again)) == again
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_signature_or_a_wire_error(raw: bytes) -> None:
-    for read in (wire.decode_signature, wire.decode_state, wire.decode_group, wire.decode_letter):
+    for read in (decode_signature, decode_state, decode_group, decode_letter):
         with pytest.raises(WireError):
             read(raw)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import wire
 from machine.errors import WireError
-from machine.signature import Arg, Signature
+from machine.wire.messages import decode_signature, encode_signature
+from machine.wire.signature import Arg, Signature
 
 ID = "0b1c2d3e-4f50-4a1b-8c2d-000000000001"
 USUAL = Signature(
@@ -24,13 +24,13 @@ MEMBER = USUAL.replace(group_uuid=f"group_{ID}", group_task_count=3)
 def read(raw: bytes) -> str:
     """Return what was read, so that 0 and -0.0 and 1 and True differ; "refused" for an error."""
     try:
-        return repr(wire.decode_signature(raw))
+        return repr(decode_signature(raw))
     except WireError:
         return "refused"
 
 
 @given(
-    raw=st.sampled_from([wire.encode_signature(USUAL), wire.encode_signature(MEMBER)]),
+    raw=st.sampled_from([encode_signature(USUAL), encode_signature(MEMBER)]),
     at=st.integers(0, 330),
     length=st.integers(0, 12),
     text=st.text(alphabet='"\\{}[],:0123456789-.eE \ntrufalsnUaév', max_size=6),
@@ -51,14 +51,14 @@ def test_a_changed_message_is_read_the_same_both_ways(
     ],
 )
 def test_an_argument_of_any_kind_is_read_the_same_both_ways(value: str) -> None:
-    changed = wire.encode_signature(USUAL).replace(b'"Value":12', f'"Value":{value}'.encode())
+    changed = encode_signature(USUAL).replace(b'"Value":12', f'"Value":{value}'.encode())
 
     assert read(changed) == read(b" " + changed)
 
 
 @pytest.mark.parametrize("count", ["0", "1", "1000000", "1000001", "01", "-1", "1.0", "1" * 19])
 def test_the_size_of_a_group_is_read_the_same_both_ways(count: str) -> None:
-    changed = wire.encode_signature(MEMBER).replace(
+    changed = encode_signature(MEMBER).replace(
         b'"GroupTaskCount":3', f'"GroupTaskCount":{count}'.encode()
     )
 
@@ -67,4 +67,4 @@ def test_the_size_of_a_group_is_read_the_same_both_ways(count: str) -> None:
 
 @pytest.mark.parametrize("sig", [USUAL, MEMBER])
 def test_the_usual_message_comes_back_as_it_was_sent(sig: Signature) -> None:
-    assert wire.decode_signature(wire.encode_signature(sig)) == sig
+    assert decode_signature(encode_signature(sig)) == sig

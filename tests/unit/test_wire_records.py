@@ -11,9 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import wire
 from machine.errors import SignatureError, WireError
-from machine.signature import GroupMeta, State, TaskResult, TaskState
+from machine.wire.signature import GroupMeta, State, TaskResult, TaskState
+from machine.wire.states import (
+    STATE_TAIL,
+    decode_group,
+    decode_letter,
+    decode_state,
+    encode_group,
+    encode_letter,
+    encode_state,
+    encode_state_head,
+    state_results,
+)
+from machine.wire.text import ZERO_TIME
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 #: What the scripts look for in a stored state.
@@ -32,9 +43,9 @@ def golden(name: str) -> bytes:
 def spliced(state: TaskState, created_at: str) -> bytes:
     """Do what the scripts do with a head."""
     return b'%s"CreatedAt":"%s"%s' % (
-        wire.encode_state_head(state),
+        encode_state_head(state),
         created_at.encode(),
-        wire.STATE_TAIL,
+        STATE_TAIL,
     )
 
 
@@ -48,9 +59,9 @@ def refusal(read: Any, raw: bytes) -> str:
 def test_a_state_of_machinery_is_written_again_byte_for_byte(name: str) -> None:
     raw = golden(name)
 
-    state = wire.decode_state(raw)
+    state = decode_state(raw)
 
-    assert wire.encode_state(state) == raw
+    assert encode_state(state) == raw
     assert spliced(state, state.created_at) == raw
 
 
@@ -58,9 +69,9 @@ def test_a_state_of_machinery_is_written_again_byte_for_byte(name: str) -> None:
 def test_a_group_of_machinery_is_written_again_byte_for_byte(name: str) -> None:
     raw = golden(name)
 
-    meta = wire.decode_group(raw)
+    meta = decode_group(raw)
 
-    assert wire.encode_group(meta) == raw
+    assert encode_group(meta) == raw
     assert meta.chord_triggered == (name == "group_meta_triggered")
     assert len(meta.task_uuids) == 2
 
@@ -82,22 +93,22 @@ def test_a_group_of_machinery_is_written_again_byte_for_byte(name: str) -> None:
     ],
 )  # fmt: skip
 def test_results_of_a_go_worker_become_python_values(name: str, expected: list[Any]) -> None:
-    state = wire.decode_state(golden(f"state_success_{name}"))
+    state = decode_state(golden(f"state_success_{name}"))
 
     assert state.is_success
-    assert repr(wire.state_results(state)) == repr(expected)
+    assert repr(state_results(state)) == repr(expected)
 
 
 def test_only_a_success_has_results() -> None:
     for name in ("pending", "received", "started", "retry", "failure"):
-        state = wire.decode_state(golden(f"state_{name}"))
+        state = decode_state(golden(f"state_{name}"))
 
         assert (state.state, state.results) == (name.upper(), None)
-        assert wire.state_results(state) == []
+        assert state_results(state) == []
 
 
 def test_a_failure_keeps_its_text() -> None:
-    state = wire.decode_state(golden("state_failure"))
+    state = decode_state(golden("state_failure"))
 
     assert state.is_failure
     assert state.error == 'Test error <&> "q" \u2028'
@@ -107,13 +118,13 @@ def test_a_result_of_an_unknown_type_is_refused_in_gos_words() -> None:
     state = TaskState(task_uuid="task_1", state="SUCCESS", results=[TaskResult("main.T", {})])
 
     with pytest.raises(WireError, match=r"^main\.T is not one of supported types$"):
-        wire.state_results(state)
+        state_results(state)
 
 
 def test_a_state_of_2016_has_one_result() -> None:
     raw = b'{"TaskUUID":"task_1","State":"SUCCESS","Result":{"Type":"int64","Value":3},"Error":""}'
 
-    state = wire.decode_state(raw)
+    state = decode_state(raw)
 
     assert state.results == [TaskResult("int64", 3)]
     assert (state.task_name, state.created_at) == ("", "")
@@ -126,7 +137,7 @@ def test_a_state_is_read_in_any_case_and_unknown_fields_are_ignored() -> None:
     )
 
     expected = TaskState(task_uuid="task_1", state="SUCCESS", results=[TaskResult("int64", 1)])
-    assert wire.decode_state(raw) == expected
+    assert decode_state(raw) == expected
 
 
 @pytest.mark.parametrize("created_at", ["", "2026-11-20T15:15:26", "yesterday", '"', "\\"])
@@ -134,20 +145,20 @@ def test_a_creation_time_that_would_hang_a_go_caller_becomes_the_zero_time(creat
     state = TaskState(task_uuid="task_1", state="PENDING", created_at=created_at)
     meta = GroupMeta(group_uuid="group_1", task_uuids=[], created_at=created_at)
 
-    for raw in (wire.encode_state(state), wire.encode_group(meta)):
-        assert json.loads(raw)["CreatedAt"] == wire.ZERO_TIME
+    for raw in (encode_state(state), encode_group(meta)):
+        assert json.loads(raw)["CreatedAt"] == ZERO_TIME
 
 
 def test_a_state_enum_is_written_as_its_text() -> None:
     state = TaskState(task_uuid="task_1", state=State.STARTED, created_at=NOW)
 
-    assert b'"State":"STARTED"' in wire.encode_state(state)
+    assert b'"State":"STARTED"' in encode_state(state)
 
 
 def test_a_long_or_broken_error_text_is_made_storable() -> None:
     state = TaskState(task_uuid="task_1", state="FAILURE", error="\ud800" + "x" * 10_000_000)
 
-    found = json.loads(wire.encode_state(state))["Error"]
+    found = json.loads(encode_state(state))["Error"]
 
     assert len(found.encode()) == 8192
     assert (found[0], found[-1]) == ("\ufffd", "…")
@@ -166,7 +177,7 @@ def test_a_result_that_is_not_json_is_not_written(value: Any, expected: str) -> 
     state = TaskState(task_uuid="task_1", state="SUCCESS", results=[TaskResult("string", value)])
 
     with pytest.raises(SignatureError) as caught:
-        wire.encode_state_head(state)
+        encode_state_head(state)
 
     assert str(caught.value) == expected
 
@@ -191,7 +202,7 @@ STATE = st.builds(
 
 @given(STATE)
 def test_nothing_in_a_head_looks_like_its_creation_time_to_a_script(state: TaskState) -> None:
-    assert CREATED.search(wire.encode_state_head(state)) is None
+    assert CREATED.search(encode_state_head(state)) is None
 
 
 @given(STATE)
@@ -200,8 +211,8 @@ def test_a_head_with_a_time_and_the_tail_is_the_whole_state(state: TaskState) ->
 
     raw = spliced(state, NOW)
 
-    assert raw == wire.encode_state(state)
-    assert wire.decode_state(raw) == state
+    assert raw == encode_state(state)
+    assert decode_state(raw) == state
     assert CREATED.findall(raw) == [b'"CreatedAt":"%s"' % NOW.encode()]
 
 
@@ -215,22 +226,22 @@ def test_a_group_is_read_as_written(members: list[str], triggered: bool, lock: b
         created_at=NOW,
     )
 
-    assert wire.decode_group(wire.encode_group(meta)) == meta
+    assert decode_group(encode_group(meta)) == meta
 
 
 @given(st.binary() | st.text().map(str.encode), st.text(), st.integers(0), st.text())
 def test_a_dead_letter_gives_its_payload_back_exactly(
     payload: bytes, reason: str, crash_count: int, worker_id: str
 ) -> None:
-    raw = wire.encode_letter(
+    raw = encode_letter(
         reason=reason, payload=payload, crash_count=crash_count, worker_id=worker_id, buried_ms=1
     )
 
-    assert wire.decode_letter(raw) == (reason, payload, crash_count, worker_id, 1)
+    assert decode_letter(raw) == (reason, payload, crash_count, worker_id, 1)
 
 
 def test_a_readable_payload_stays_readable_in_its_letter() -> None:
-    raw = wire.encode_letter(
+    raw = encode_letter(
         reason="why", payload=b'{"Name":1}', crash_count=3, worker_id="w", buried_ms=9
     )
 
@@ -241,27 +252,27 @@ def test_a_readable_payload_stays_readable_in_its_letter() -> None:
 @pytest.mark.parametrize(
     ("read", "raw", "expected"),
     [
-        (wire.decode_state, b"", "state: not JSON at character 0: Expecting value"),
-        (wire.decode_state, b"[]", "state is an array of 0; expected an object"),
-        (wire.decode_state, b"{}", 'state field State is "" or absent; expected one like SUCCESS'),
-        (wire.decode_state, b'{"state":1}', "state field state is 1; expected a string"),
-        (wire.decode_state, b'{"State":"S","TTL":true}',
+        (decode_state, b"", "state: not JSON at character 0: Expecting value"),
+        (decode_state, b"[]", "state is an array of 0; expected an object"),
+        (decode_state, b"{}", 'state field State is "" or absent; expected one like SUCCESS'),
+        (decode_state, b'{"state":1}', "state field state is 1; expected a string"),
+        (decode_state, b'{"State":"S","TTL":true}',
          "state field TTL is true; expected an integer"),
-        (wire.decode_state, b'{"State":"S","Results":[1]}',
+        (decode_state, b'{"State":"S","Results":[1]}',
          "state field Results is 1; expected an array of objects"),
-        (wire.decode_state, b'{"State":"S","Results":[{"Type":5,"Value":1}]}',
+        (decode_state, b'{"State":"S","Results":[{"Type":5,"Value":1}]}',
          "state field Results.Type is 5; expected a string"),
-        (wire.decode_state, b'{"State":"S","state":"T"}',
+        (decode_state, b'{"State":"S","state":"T"}',
          "state field state appears twice in different cases; expected it once"),
-        (wire.decode_group, b'{"TaskUUIDs":"x"}',
+        (decode_group, b'{"TaskUUIDs":"x"}',
          "group field TaskUUIDs is 'x'; expected an array"),
-        (wire.decode_group, b'{"GroupUUID":"g","TaskUUIDs":["x",1]}',
+        (decode_group, b'{"GroupUUID":"g","TaskUUIDs":["x",1]}',
          "group field TaskUUIDs is 1; expected an array of strings"),
-        (wire.decode_group, b"\xff", "group: byte 0xff at 0; expected UTF-8"),
-        (wire.decode_letter, b"{}", "dead letter has no readable payload; expected text or base64"),
-        (wire.decode_letter, b'{"payload_base64":"!"}',
+        (decode_group, b"\xff", "group: byte 0xff at 0; expected UTF-8"),
+        (decode_letter, b"{}", "dead letter has no readable payload; expected text or base64"),
+        (decode_letter, b'{"payload_base64":"!"}',
          "dead letter has no readable payload; expected text or base64"),
-        (wire.decode_letter, b'{"payload":1}',
+        (decode_letter, b'{"payload":1}',
          "dead letter field payload is 1; expected a string"),
     ],
 )  # fmt: skip

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import wire
 from machine.errors import WireError
-from machine.wire_text import float_text
+from machine.wire.text import error_text, float_text, now_text, ns_from_text
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -36,13 +35,13 @@ TIMES = [
 
 @pytest.mark.parametrize(("ns", "text"), TIMES)
 def test_a_time_is_rfc3339_with_nanoseconds_in_utc(ns: int, text: str) -> None:
-    assert wire.now_text(ns) == text
-    assert wire.ns_from_text(text) == ns
+    assert now_text(ns) == text
+    assert ns_from_text(text) == ns
 
 
 @given(st.integers(TIMES[-2][0], TIMES[-1][0]))
 def test_every_time_is_read_as_written(ns: int) -> None:
-    assert wire.ns_from_text(wire.now_text(ns)) == ns
+    assert ns_from_text(now_text(ns)) == ns
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_every_time_is_read_as_written(ns: int) -> None:
     ],
 )
 def test_any_offset_is_read_and_digits_after_the_ninth_are_cut(text: str, ns: int) -> None:
-    assert wire.ns_from_text(text) == ns
+    assert ns_from_text(text) == ns
 
 
 @pytest.mark.parametrize(
@@ -70,15 +69,15 @@ def test_any_offset_is_read_and_digits_after_the_ninth_are_cut(text: str, ns: in
 )  # fmt: skip
 def test_a_time_go_would_not_read_is_refused(text: str) -> None:
     with pytest.raises(WireError) as caught:
-        wire.ns_from_text(text)
+        ns_from_text(text)
 
     expected = "expected RFC 3339 like 2026-11-20T15:15:26.418Z, years 1 to 9999"
     assert str(caught.value) == f"time is {text!r}; {expected}"
 
 
 def test_an_error_text_is_cut_to_8_kib_of_whole_characters() -> None:
-    assert wire.error_text("x" * 8192) == "x" * 8192
-    assert wire.error_text("x" * 8193) == "x" * 8189 + "…"
-    assert len(wire.error_text("é" * 9000).encode()) in (8191, 8192)
-    assert wire.error_text("a\ud800b\ud83d\ude00") == "a\ufffdb😀"
-    assert wire.error_text("x" * 8000) == "x" * 8000
+    assert error_text("x" * 8192) == "x" * 8192
+    assert error_text("x" * 8193) == "x" * 8189 + "…"
+    assert len(error_text("é" * 9000).encode()) in (8191, 8192)
+    assert error_text("a\ud800b\ud83d\ude00") == "a\ufffdb😀"
+    assert error_text("x" * 8000) == "x" * 8000

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from machine.builders import chain, chord, group, new_chain, new_chord, new_group, new_signature
 from machine.errors import SignatureError
-from machine.follow_up import attempt, chord_callback, copied, follow_ups, retried
+from machine.follow_up import chord_callback, follow_ups, retried
 from machine.outcome import Failed, Retry, Succeeded
 from machine.registry import Task, task
-from machine.signature import ATTEMPT_HEADER, Arg, Signature, State, TaskResult, TaskState
+from machine.wire.headers import ATTEMPT_HEADER, attempt
+from machine.wire.signature import Arg, Signature, State, TaskResult, TaskState, copied
 from machine.workflow import Chain
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"

@@ -26,15 +26,12 @@ DEEPEST: Final = 64
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 #: Bytes of UTF-8 kept of an error's text.
 LONGEST_ERROR: Final = 8192
-
 #: What errors call the types `parse` gives.
 EXPECTED: Final = {
     str: "a string", int: "an integer", bool: "true or false", list: "an array", dict: "an object",
 }  # fmt: skip
-
 #: JSON text of a string, quotes included, all but ``<>&`` and U+2028/9 as Go spells it.
 quote: Final = encode_basestring
-
 _SECOND: Final = 1_000_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()

@@ -28,13 +28,11 @@ _FLOATS: Final = ("float32", "float64")
 _FLOAT32: Final = struct.Struct("<f")
 _BYTES: Final = ("[]byte", "[]uint8")
 _SCALARS: Final = ("bool", *_INT_BOUNDS, *_FLOATS, "string")
-
 #: The 14 scalar and 15 slice names Machinery knows; no other may be sent.
 TYPES: Final = frozenset((*_SCALARS, *(f"[]{name}" for name in _SCALARS), "[]byte"))
 #: What Go calls a dict and a mixed list; only results have these types.
 MAP: Final = "map[string]interface {}"
 MIXED: Final = "[]interface {}"
-
 _BASE64: Final = re.compile(
     rb"((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)([A-Za-z0-9+/]*)"
 )

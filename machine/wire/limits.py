@@ -1,8 +1,8 @@
 """
-How much a signature may ask for.
+The bounds of a message, and which names may be queues and ids.
 
-One list of bounds for both directions: what we refuse to receive we refuse to
-send. Nothing here knows JSON or bytes.
+A queue and a result are keys of the same Redis database, so a name that is, or
+looks like, another kind of key is refused here, before anything is written.
 """
 
 from __future__ import annotations
@@ -12,9 +12,50 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from machine.keys import is_queue_name, is_result_id
-from machine.signature import OWN_HEADERS, Signature
-from machine.wire_text import shown
+from machine.wire.headers import OWN_HEADERS
+from machine.wire.signature import Signature
+from machine.wire.text import shown
+
+#: ZSET, wire: signature JSON -> ETA in Unix ns. Shared by all queues of a database.
+DELAYED_DEFAULT = "delayed_tasks"
+#: STRING, wire: Machinery's one lock for all chords.
+CHORD_MUTEX = "TriggerChordMutex"
+#: STRING, wire: prefix of Machinery's locks for periodic tasks.
+PERIODIC_LOCK_PREFIX = "machinery_lock_"
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9_.:-]{0,128}")
+_RESULT_ID = re.compile(r"[A-Za-z0-9_.:{}-]{1,128}")
+_RESULT_KEY = re.compile(r"(task|group|chord)_")
+
+
+def is_queue_name(name: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
+    """
+    Say whether a list of this name may be a queue.
+
+    The empty name is one (Machinery without a default queue uses it). Names
+    that are, or look like, another kind of key are not.
+    """
+    return (
+        _QUEUE_NAME.fullmatch(name) is not None
+        and name not in (delayed_key, CHORD_MUTEX)
+        and not name.startswith(PERIODIC_LOCK_PREFIX)
+        and _RESULT_KEY.match(name) is None
+    )
+
+
+def is_result_id(uuid: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
+    """
+    Say whether a state may be written under this id.
+
+    Machinery lets a caller choose any id. Ours must have a key's characters
+    and must not name a key of another kind; scripts check, beyond that, that
+    what stands there is nothing or a state.
+    """
+    return (
+        _RESULT_ID.fullmatch(uuid) is not None
+        and uuid not in (delayed_key, CHORD_MUTEX)
+        and not uuid.startswith((PERIODIC_LOCK_PREFIX, "{"))
+    )
+
 
 #: Bytes of a message.
 MOST_BYTES: Final = 1 << 20
@@ -26,7 +67,6 @@ MOST_NESTED: Final = 64
 MOST_ARGS: Final = 100_000
 #: Retries a message may ask for.
 MOST_RETRIES: Final = 100
-
 #: Seconds of the last retry delay: the Fibonacci number past a year.
 _LONGEST_RETRY_S: Final = 39_088_169
 _MOST_MEMBERS: Final = 1_000_000

@@ -1,19 +1,14 @@
-"""
-What is kept beside the messages: task states, group metas, dead letters.
-
-`wire` shows these names to everyone else. States and metas are byte for byte
-what Go Machinery writes; the dead letter is ours alone.
-"""
+"""TaskState, GroupMeta and dead letters as bytes, and the errors that mean canceled and expired."""
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from typing import Any, Final, NamedTuple
 
-from machine import gotypes
 from machine.errors import WireError
-from machine.signature import Attempt, GroupMeta, Progress, TaskResult, TaskState
-from machine.wire_text import (
+from machine.wire import gotypes
+from machine.wire.signature import Attempt, GroupMeta, Progress, TaskResult, TaskState
+from machine.wire.text import (
     EXPECTED,
     ZERO_TIME,
     error_text,
@@ -29,7 +24,6 @@ from machine.wire_text import (
 
 #: Head + b'"CreatedAt":"<text>"' + this is a whole state.
 STATE_TAIL: Final = b',"TTL":0}'
-
 _STATE: Final = (
     "TaskUUID", "TaskName", "State", "Results", "Error", "CreatedAt", "TTL", "Result", "Progress",
     "Attempts",
@@ -304,3 +298,9 @@ def _fields(
             key = next((name for name in found if name.lower() == field), field)
             raise unexpected(f"{what} field {key}", value, EXPECTED[kind])
     return values
+
+
+#: The error of a task that was canceled; ``canceled: `` and a reason may stand there too.
+CANCELED = "canceled"
+#: How the error of a task begins that was to start before now.
+EXPIRED = "expired: "

@@ -14,37 +14,20 @@ from types import NoneType
 from typing import Any, Final
 
 from machine.errors import SignatureError, WireError
-from machine.gotypes import TYPES
-from machine.keys import DELAYED_DEFAULT
-from machine.signature import JSON, Arg, Signature
-from machine.wire_limits import (
+from machine.wire.gotypes import TYPES
+from machine.wire.limits import (
+    DELAYED_DEFAULT,
     MOST_ARGS,
     MOST_BYTES,
     MOST_NESTED,
     MOST_NODES,
-    MOST_RETRIES,
     name_trouble,
     trouble,
 )
-from machine.wire_records import (
-    STATE_TAIL,
-    Letter,
-    decode_group,
-    decode_letter,
-    decode_state,
-    encode_ahead,
-    encode_attempt,
-    encode_group,
-    encode_letter,
-    encode_state,
-    encode_state_head,
-    state_results,
-)
-from machine.wire_text import (
+from machine.wire.signature import JSON, Arg, Signature
+from machine.wire.text import (
     EXPECTED,
-    ZERO_TIME,
     check_value,
-    error_text,
     fold,
     now_text,
     ns_from_text,
@@ -56,13 +39,6 @@ from machine.wire_text import (
     unexpected,
     value_text,
 )
-
-__all__ = [
-    "MOST_BYTES", "MOST_NODES", "MOST_RETRIES", "STATE_TAIL", "ZERO_TIME", "Letter",
-    "decode_group", "decode_letter", "decode_signature", "decode_state", "encode_ahead",
-    "encode_attempt", "encode_group", "encode_letter", "encode_signature", "encode_state",
-    "encode_state_head", "error_text", "now_text", "ns_from_text", "state_results",
-]  # fmt: skip
 
 _make: Final = tuple.__new__  # makes an Arg in half the time of its own constructor
 _KEYS: Final = [

@@ -1,0 +1,252 @@
+"""
+The headers of a signature: which ones are ours, how each is written and read. Pure.
+
+Headers say which attempt a message is, when it expires, what makes it unique,
+and which workflow, trace and moment of sending it belongs to. A header that a
+peer wrote badly is ignored and logged: it must not keep a task from running.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import NamedTuple
+
+from machine.errors import SignatureError, WireError
+from machine.wire.signature import JSON, Signature
+from machine.wire.states import EXPIRED
+from machine.wire.text import now_text, ns_from_text, shown
+
+#: Header that counts runs: text of the attempt about to be made, from "2" on.
+ATTEMPT_HEADER = "x-attempt"
+#: Header that says what a worker's death means for the task: "fail", or absent for "retry".
+ON_CRASH_HEADER = "x-on-crash"
+#: Header that says when a task is too late to start: RFC 3339 text, up to nanoseconds.
+EXPIRES_HEADER = "x-expires-at"
+#: Header that says how long a task may wait, in seconds; becomes the one above when it is queued.
+EXPIRES_IN_HEADER = "x-expires-in"
+#: Header with the key that one task at a time may have, as text.
+UNIQUE_HEADER = "x-unique"
+#: Header that says what happens when another has the key: "join" (or absent), "refuse", "replace".
+ON_DUPLICATE_HEADER = "x-on-duplicate"
+#: Header that a task, and all that follows from it, have in common; absent = the first one's id.
+CORRELATION_HEADER = "x-correlation-id"
+#: Header with the time of sending, Unix milliseconds as text; only where waits are measured.
+SENT_HEADER = "x-sent-at"
+#: Headers of a trace, as W3C has them.
+TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
+#: The headers that are ours.
+OWN_HEADERS = frozenset(
+    {
+        ATTEMPT_HEADER,
+        ON_CRASH_HEADER,
+        EXPIRES_HEADER,
+        EXPIRES_IN_HEADER,
+        UNIQUE_HEADER,
+        ON_DUPLICATE_HEADER,
+        CORRELATION_HEADER,
+        SENT_HEADER,
+        *TRACE_HEADERS,
+    }
+)
+
+
+def attempt(signature: Signature) -> int:
+    """Return which run of the task this is, from 1; Go's retries are not counted."""
+    text = signature.headers.get(ATTEMPT_HEADER) if signature.headers else None
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10:
+        return max(1, int(text))
+    return 1
+
+
+#: What may happen when another task has the key.
+ON_DUPLICATE = ("join", "refuse", "replace")
+#: Characters of a key.
+LONGEST_KEY = 256
+
+
+def unique_key(key: object) -> str:
+    """Return a key that one task at a time may have as it is; refuse another."""
+    if isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable():
+        return key
+    kind = shown(key) if isinstance(key, str) else f"a {type(key).__name__}"
+    raise SignatureError(f"unique is {kind}; give 1 to {LONGEST_KEY} printable characters.")
+
+
+def policy(on_duplicate: object) -> str:
+    """Return what to do about a duplicate as it is; refuse what is none of the three."""
+    if isinstance(on_duplicate, str) and on_duplicate in ON_DUPLICATE:
+        return on_duplicate
+    raise SignatureError(f"on_duplicate is {on_duplicate!r}; give 'join', 'refuse' or 'replace'.")
+
+
+class Unique(NamedTuple):
+    """What a signature asks for: its key, and what to do when another task has it."""
+
+    key: str
+    on_duplicate: str
+
+
+def unique_of(signature: Signature) -> Unique | None:
+    """
+    Return what a signature asks for; ``None`` for one that is not unique.
+
+    Raises:
+        SignatureError: The key or the policy is not usable.
+    """
+    headers = signature.headers
+    if not headers or UNIQUE_HEADER not in headers:
+        return None
+    try:
+        key = unique_key(headers[UNIQUE_HEADER])
+        return Unique(key, policy(headers.get(ON_DUPLICATE_HEADER, "join")))
+    except SignatureError as error:
+        raise SignatureError(f"Task {signature.name!r}: {error}") from None
+
+
+def refuse_unique(signature: Signature) -> None:
+    """
+    Refuse a unique task where it is not sent by itself.
+
+    Raises:
+        SignatureError: It is unique.
+    """
+    if signature.headers and UNIQUE_HEADER in signature.headers:
+        raise SignatureError(
+            f"Task {signature.name!r} is unique, and only a task that is sent by itself can be: "
+            "not one in a chain, a group or a chord, a callback, or one that is periodic. Say "
+            ".options(unique='') for this sending, or send it by itself."
+        )
+
+
+_log = logging.getLogger("machine.worker")
+_SECONDS = re.compile(r"(\d{1,10})(?:\.(\d{1,9}))?", re.ASCII)
+
+
+def set_expiry(signature: Signature, now_ns: int) -> None:
+    """
+    Write down when it is too late, where only how long it may wait is known.
+
+    Args:
+        signature: Written into; about to be queued.
+        now_ns: Unix nanoseconds; a task that is due later waits from then on.
+
+    Raises:
+        SignatureError: That would be after the year 9999.
+    """
+    headers = signature.headers
+    if not headers or EXPIRES_IN_HEADER not in headers:
+        return
+    wait_ns = _wait_ns(headers.pop(EXPIRES_IN_HEADER))
+    if wait_ns is not None:
+        headers.setdefault(EXPIRES_HEADER, now_text(max(now_ns, signature.eta_ns or 0) + wait_ns))
+
+
+def check_expiry(signature: Signature) -> None:
+    """
+    Refuse to send what could never start in time, or does not say when.
+
+    Raises:
+        SignatureError: A header is no time or no number, or the time is not after the eta.
+    """
+    headers = signature.headers or {}
+    if EXPIRES_IN_HEADER in headers and _wait_ns(headers[EXPIRES_IN_HEADER]) is None:
+        raise SignatureError(
+            f"Task {signature.name!r}: header {EXPIRES_IN_HEADER} is "
+            f"{shown(headers[EXPIRES_IN_HEADER])}; expected text of seconds, as in '60' or '0.5'."
+        )
+    if EXPIRES_HEADER not in headers:
+        return
+    try:
+        until_ns = ns_from_text(signature.header(EXPIRES_HEADER))
+    except WireError as error:
+        raise SignatureError(f"Task {signature.name!r}: header {EXPIRES_HEADER}: {error}") from None
+    if signature.eta_ns is not None and until_ns <= signature.eta_ns:
+        raise SignatureError(
+            f"Task {signature.name!r} expires at {now_text(until_ns)}, and is not to start before "
+            f"{now_text(signature.eta_ns)}; it could never run. Give a later expires."
+        )
+
+
+def lateness(signature: Signature, now_ns: int) -> str:
+    """Return the error of a task whose time has passed, or "" for one that may start."""
+    headers = signature.headers
+    if not headers or EXPIRES_HEADER not in headers:
+        return ""
+    try:
+        until_ns = ns_from_text(signature.header(EXPIRES_HEADER))
+    except WireError as error:
+        # Anybody may set any header: one that says nothing must not keep a task from running.
+        _log.debug("task %s: header %s is ignored: %s", signature.uuid, EXPIRES_HEADER, error)
+        return ""
+    if now_ns < until_ns:
+        return ""
+    return f"{EXPIRED}it was to start before {now_text(until_ns)}"
+
+
+def _wait_ns(text: object) -> int | None:
+    match = _SECONDS.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        return None
+    return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+
+
+#: Characters of a correlation id that are shown; anybody may set any header.
+_MOST_SHOWN = 128
+#: Longer waits are no waits but wrong clocks, milliseconds: 30 days.
+_MOST_WAIT_MS = 30 * 86_400_000
+
+
+def correlation_id(signature: Signature) -> str:
+    """Return what a task and all that follows have in common; by default its group's or own id."""
+    said = signature.header(CORRELATION_HEADER)[:_MOST_SHOWN]
+    return said or signature.group_uuid or signature.uuid
+
+
+def inherit(parent: Signature, child: Signature) -> None:
+    """
+    Hand on correlation, trace and time of sending, unless the child has its own.
+
+    Args:
+        parent: The task that sends; read only.
+        child: Its headers are written into.
+    """
+    own: dict[str, JSON] = child.headers if child.headers is not None else {}
+    given = parent.headers or {}
+    if CORRELATION_HEADER not in own and (common := correlation_id(parent)):
+        own[CORRELATION_HEADER] = common
+    if SENT_HEADER in given:
+        own.setdefault(SENT_HEADER, given[SENT_HEADER])
+    if TRACE_HEADERS[0] not in own:  # together or not at all: a state belongs to its parent
+        own |= {name: given[name] for name in TRACE_HEADERS if name in given}
+    child.headers = own
+
+
+def stamp(signature: Signature, now_ns: int) -> None:
+    """Write down when a signature is sent; ``now_ns`` is Unix nanoseconds."""
+    signature.headers = {**(signature.headers or {}), SENT_HEADER: str(now_ns // 1_000_000)}
+
+
+def restamp(signature: Signature, now_ns: int) -> None:
+    """Do what `stamp` does, where the wish was handed on."""
+    if signature.headers and SENT_HEADER in signature.headers:
+        signature.headers[SENT_HEADER] = str(now_ns // 1_000_000)
+
+
+def waited_s(signature: Signature, now_ns: int) -> float | None:
+    """
+    Return how long a task waited that starts now, its deliberate delay left out.
+
+    Args:
+        signature: Its message.
+        now_ns: Unix nanoseconds.
+
+    Returns:
+        Seconds, ≥ 0; ``None`` where the message does not say, or says nonsense.
+    """
+    text = signature.header(SENT_HEADER)
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        return None
+    ready_ns = max(int(text) * 1_000_000, signature.eta_ns or 0)
+    waited_ms = (now_ns - ready_ns) / 1e6
+    return max(0.0, waited_ms / 1000) if waited_ms < _MOST_WAIT_MS else None

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from machine import queue_weights
 from machine.backend.base import Backend
 from machine.backend.eager import EagerBackend
 from machine.backend.null import NullBackend
@@ -27,6 +26,7 @@ from machine.broker.redis_ticks import RedisTicker
 from machine.broker.ticks import Ticker
 from machine.clock import SystemClock
 from machine.config import Config
+from machine.config.queues import names, weights
 from machine.connection import Connections, Limits
 from machine.errors import ConfigError
 from machine.lock import EagerLock, Lock, RedisLock
@@ -283,8 +283,8 @@ def terms(config: Config) -> Terms:
 
 def _ways(config: Config) -> Ways:
     return Ways(
-        queues=queue_weights.names(config.worker_queues),
-        weights=queue_weights.weights(config.worker_queues),
+        queues=names(config.worker_queues),
+        weights=weights(config.worker_queues),
         slots=config.slot_count,
         flush_s=config.worker_flush_ms / 1000,
         block_s=config.worker_block_s,

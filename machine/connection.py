@@ -26,7 +26,7 @@ from machine.errors import BrokerRefused, BrokerUnavailable, ConfigError, Machin
 if TYPE_CHECKING:
     from redis.connection import Connection
 
-    from machine.redis_url import RedisAddress
+    from machine.config.redis_url import RedisAddress
 
 __all__ = [
     "Command",

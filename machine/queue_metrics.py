@@ -13,9 +13,9 @@ from typing import Any
 from machine.backend.base import Backend
 from machine.broker.base import Broker, QueueCount, Survey
 from machine.config import Config
+from machine.config.queues import names
 from machine.errors import MachineError, WireError
 from machine.metrics import HELP, SentMetrics
-from machine.queue_weights import names
 from machine.wire.headers import SENT_HEADER
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Signature

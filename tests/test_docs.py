@@ -30,9 +30,9 @@ import redis
 from caller import api, caller
 from machine import errors, keys
 from machine.config import SETTINGS
+from machine.config.settings import Setting
 from machine.embedded import EmbeddedServer, available_servers
 from machine.runtime import supervisor
-from machine.settings import Setting
 from worker import worker
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,8 +10,8 @@ import pytest
 from dotenv import dotenv_values
 
 from machine.config import SETTINGS, Config
+from machine.config.settings import Setting
 from machine.errors import ConfigError
-from machine.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from machine import BrokerUnavailable, MachineError, build
 from machine.config import Config
+from machine.config.redis_url import RedisAddress
 from machine.embedded import HOST, EmbeddedServer, NoServer
-from machine.redis_url import RedisAddress
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Seconds between two looks at the files; a change counts once it has stood for one of them.

@@ -18,8 +18,8 @@ from caller.web.documents import Document, group_document
 from caller.web.events import Following
 from caller.web.forms import forms_of
 from caller.web.problems import Problem
-from machine import queue_weights
 from machine.backend.base import Backend
+from machine.config.queues import names
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
 from machine.result_group import GroupResult
 from machine.result_task import AsyncResult
@@ -85,7 +85,7 @@ class Service:
         self.backend: Backend = server.backend
         self.forms = forms_of(list(server.registry))
         own = [task.queue for task in server.registry]
-        named = queue_weights.names(config.worker_queues)
+        named = names(config.worker_queues)
         known = [config.default_queue, *named, *config.allowed_queues, *own]
         self.queues = tuple(dict.fromkeys(queue for queue in known if queue))
         self.following = Following(self.backend)

@@ -1,26 +1,21 @@
-"""
-One worker process: claim, run, settle, and the same round trip again.
-
-A child is a worker incarnation of its own: it claims under its own id, and
-only moves of claims it holds change anything. It runs no heartbeat (the
-supervisor does, in a process that no task can stall) and decides nothing
-about dead workers.
-"""
+"""A worker's child process: it claims messages, runs tasks and settles them."""
 
 from __future__ import annotations
 
 import logging
+import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from machine.backend.base import Backend
 from machine.broker.base import Broker
 from machine.broker.moves import Claim, Park, Release, Start
 from machine.clock import Clock
-from machine.cpus import resident_bytes
 from machine.errors import BrokerUnavailable, MachineError
 from machine.logs import about
 from machine.outcome import Outcome
@@ -36,7 +31,6 @@ from machine.runtime.turns import Turns
 from machine.runtime.watch import Watch
 
 _log = logging.getLogger("machine.worker")
-
 #: Most claims held by one child beyond its slots.
 _MOST_AHEAD = 200
 #: Pauses while the server is away, seconds: first and longest.
@@ -392,3 +386,13 @@ class Child:
                 except MachineError as error:
                     _log.debug("relief waits: %s", error)
             last = current
+
+
+def resident_bytes() -> int:
+    """Return the memory this process holds now; its highest so far where now is not told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from machine import reloading
 from machine.config import Config
-from machine.reloading import Reloader
+from machine.config.reload import Reloader, changes
 from machine.runtime.loop import Loop
 
 _log = logging.getLogger("machine.worker")
@@ -40,7 +39,7 @@ class Reload(Loop):
         self._reloader.run_once()
 
     def _change(self, fresh: Config) -> None:
-        found = reloading.changes(self._running(), fresh)
+        found = changes(self._running(), fresh)
         if found.live:
             self._on_change(found.config)
         if found.stuck:

@@ -35,8 +35,8 @@ from machine.broker.moves import (
     Verdict,
 )
 from machine.broker.redis import RedisBroker
+from machine.config.redis_url import parse
 from machine.connection import Connections
-from machine.redis_url import parse
 from machine.wire.signature import Attempt, TaskResult, TaskState
 from machine.wire.states import encode_attempt, encode_letter, encode_state, encode_state_head
 

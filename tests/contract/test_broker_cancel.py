@@ -13,8 +13,8 @@ from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
 from machine.broker.moves import Canceled, Release, Verdict
 from machine.broker.redis import RedisBroker
+from machine.config.redis_url import parse
 from machine.connection import Connections
-from machine.redis_url import parse
 from machine.wire.signature import GroupMeta, TaskResult
 from machine.wire.states import encode_state, encode_state_head
 

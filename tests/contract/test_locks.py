@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from machine.config.redis_url import parse
 from machine.connection import Connections
 from machine.lock import TRIES, EagerLock, Lock, RedisLock, lock_name, lock_with_retries
-from machine.redis_url import parse
 
 #: By the tests' own clock; far enough ahead that Redis lets no key of theirs lapse meanwhile.
 NOW = 1_900_000_000 * 10**9

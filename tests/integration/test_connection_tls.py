@@ -15,9 +15,9 @@ import redis
 
 from machine import BrokerRefused, BrokerUnavailable, Signature, build
 from machine.config import RedisConfig
+from machine.config.redis_url import parse
 from machine.connection import Connections, Limits
 from machine.embedded import EmbeddedServer, NoServer
-from machine.redis_url import parse
 from tests.integration.servers_certificates import Authority, Pair
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import redis
 
 from machine.backend.redis import RedisBackend
 from machine.backend.redis_awatch import watcher_of
+from machine.config.redis_url import parse
 from machine.connection import Connections, Limits
 from machine.connection_aio import links_of
 from machine.embedded import EmbeddedServer
@@ -26,7 +27,6 @@ from machine.errors import (
     ResultNotFound,
     ResultTimeout,
 )
-from machine.redis_url import parse
 from tests.contract.conftest import Bench, redis_bench
 from tests.integration.servers_faults import FaultyServer
 

@@ -11,9 +11,9 @@ import re
 import pytest
 
 from machine.config import SETTINGS, Config, RedisConfig
-from machine.cpus import available_cpus
+from machine.config.cpus import available_cpus
+from machine.config.reload import Reloader
 from machine.errors import ConfigError
-from machine.reloading import Reloader
 
 MACHINERY = """\
 ---
@@ -840,7 +840,7 @@ class TestReloading:
         reloader = Reloader(lambda: Config.from_yaml(path), lambda _: None)
         yaml("default_queue: [\n")
 
-        with caplog.at_level(logging.WARNING, logger="machine.reloading"):
+        with caplog.at_level(logging.WARNING, logger="machine.config.reload"):
             swapped = reloader.run_once()
 
         assert swapped is False

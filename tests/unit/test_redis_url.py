@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from machine.config.redis_url import RedisAddress, parse, redact
 from machine.errors import ConfigError
-from machine.redis_url import RedisAddress, parse, redact
 
 HOST = (("127.0.0.1", 5672),)
 

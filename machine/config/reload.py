@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from machine import queue_weights
 from machine.config import SETTINGS, Config
+from machine.config.queues import names
+from machine.config.settings import values_of
 from machine.errors import ConfigError
-from machine.settings import values_of
 
 _log = logging.getLogger(__name__)
-
 #: What only the processes that run tasks, and the log, go by. Everything else is shared with
 #: the supervisor's own duties, or with other workers, and needs a restart.
 LIVE = frozenset(
@@ -58,7 +57,7 @@ def changes(running: Config, fresh: Config) -> Changes:
 
 def _is_live(name: str, running: Config, fresh: Config) -> bool:
     if name == "queues":  # in another order or with other weights, but the same ones
-        old, new = (queue_weights.names(c.worker_queues) for c in (running, fresh))
+        old, new = (names(c.worker_queues) for c in (running, fresh))
         return sorted(old) == sorted(new)
     return name in LIVE
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import yaml
 from dotenv import dotenv_values
 
-from machine.settings import Setting, problems
+from machine.config.settings import Setting, problems
 
 Table = Mapping[str, Setting]
 Variables = Mapping[str, str | None]
-
 _SECTION = "redis"
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_TAG + word for word in ("str", "int", "float", "bool", "timestamp")}

@@ -15,15 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from machine import config_layers as layers
-from machine import settings
-from machine.cpus import available_cpus
+from machine.config import layers, settings
+from machine.config.cpus import available_cpus
+from machine.config.redis_url import SCHEMES, RedisAddress, parse
+from machine.config.settings import Setting, setting, settle, shown, table_of, values_of
 from machine.errors import ConfigError
-from machine.redis_url import SCHEMES, RedisAddress, parse
-from machine.settings import Setting, setting, settle, shown, table_of, values_of
 
 _FILE = "config.yml"
-
 #: Bounds and units that return.
 _THEIRS: Any = {"ours": False}
 _SECONDS: Any = {"unit": "seconds", "least": 0}

@@ -16,15 +16,12 @@ from urllib.parse import unquote
 from machine.errors import ConfigError
 
 Kind = Literal["single", "socket", "sentinel", "cluster"]
-
 #: What a Redis URL starts with.
 SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://")
-
 _PORT = 6379
 _SENTINEL_PORT = 26379
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\[\]:@/?#\s]+))(?::([0-9]{0,5}))?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
 # Only known schemes start a new URL within a text: "x://" may as well be part of a password.
 _SEGMENT = re.compile(
     r"(?:^|(?<=[\s,;'\"=(<\[]))"

@@ -14,19 +14,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from machine import queue_weights
+from machine.config.queues import FORM, names, problem
+from machine.config.redis_url import SCHEMES, parse, redact
 from machine.errors import ConfigError
-from machine.redis_url import SCHEMES, parse, redact
 from machine.wire.limits import DELAYED_DEFAULT, is_queue_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
-
 #: Values by setting name.
 Values = Mapping[str, Any]
-
 _WORDS = dict.fromkeys(("1", "t", "true", "y", "yes", "on"), True)
 _WORDS |= dict.fromkeys(("0", "f", "false", "n", "no", "off"), False)
 _SHOWN = 80
@@ -161,7 +159,7 @@ class Setting:
 QUEUE = (r"[A-Za-z0-9_.:-]{0,128}", "a queue name of letters, digits and _ . : -")
 QUEUES = (r"[A-Za-z0-9_.:-]{1,128}", "queue names of letters, digits and _ . : -")
 WEIGHTED_QUEUES = (
-    queue_weights.FORM,
+    FORM,
     "queue names of letters, digits and _ . : - and perhaps =weight (1 to 1000)",
 )
 MODULES = (r"[^\W\d]\w*(\.[^\W\d]\w*)*", "module names like machine.tasks")
@@ -296,11 +294,11 @@ def _check_queues(values: Values, _hidden: Collection[str]) -> Iterator[Problem]
     delayed = values["redis.delayed_tasks_key"] or DELAYED_DEFAULT
     for name in ("default_queue", "queues", "allowed_queues"):
         value = values[name]
-        for queue in (value,) if isinstance(value, str) else queue_weights.names(value):
+        for queue in (value,) if isinstance(value, str) else names(value):
             if not is_queue_name(queue, delayed_key=delayed):
                 text = f"{name}={queue!r}: this is the name of another kind of key; choose another"
                 yield Problem(name, text)
-    text = queue_weights.problem(values["queues"])
+    text = problem(values["queues"])
     if text:
         yield Problem("queues", f"queues={','.join(values['queues'])!r}: {text}")
 

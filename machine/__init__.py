@@ -20,7 +20,6 @@ from machine.builders import (
     new_group,
     new_signature,
 )
-from machine.context import TaskContext
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -39,8 +38,8 @@ from machine.errors import (
     TaskNotRegistered,
     WireError,
 )
-from machine.hooks import Hooks
-from machine.registry import AsyncTask, Registry, Task, current_task, task
+from machine.execution import Hooks, TaskContext, current_task
+from machine.registry import AsyncTask, Registry, Task, task
 from machine.result import ChainResult, ChordResult
 from machine.result_group import GroupProgress, GroupResult
 from machine.result_task import AsyncResult

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid5
 
-from machine.outcome import Failed, Outcome, Retry, Succeeded
+from machine.execution import Again, Failed, Outcome, Succeeded
 from machine.retry import fibonacci_next
 from machine.wire.headers import ATTEMPT_HEADER, attempt, inherit
 from machine.wire.signature import Arg, Signature, TaskResult, TaskState, copied
@@ -86,7 +86,7 @@ def never_run(signature: Signature) -> list[Signature]:
     return below
 
 
-def retried(signature: Signature, retry: Retry, now_ns: int) -> Signature:
+def retried(signature: Signature, retry: Again, now_ns: int) -> Signature:
     """
     Return the message of the next attempt: same id, same group, same callbacks.
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-from machine.context import TaskContext, running_task
+from machine.execution import TaskContext, running_task
 from machine.wire.headers import correlation_id
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(0x80, 0xA0))}

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from machine.context import running_task
 from machine.errors import SignatureError
-from machine.outcome import Succeeded
+from machine.execution import Succeeded, running_task
 from machine.result_course import Course
 from machine.wire.limits import MOST_NESTED, MOST_NODES
 from machine.wire.signature import Signature, TaskResult, copied

@@ -1,10 +1,4 @@
-"""
-Tasks by name: the ``@task`` decorator, what it makes, and the book they stand in.
-
-A task is its function with verbs added. There is no global book: a registry
-collects the tasks of the modules it is told. Nothing connects on import, and
-nothing here knows Redis or JSON.
-"""
+"""Functions as tasks: the decorators, their options and parameters, and the tasks by name."""
 
 from __future__ import annotations
 
@@ -17,9 +11,8 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from machine.context import TaskContext, running_task
-from machine.errors import MachineError, SignatureError, TaskNotRegistered
-from machine.hooks import Hooks
+from machine.errors import SignatureError, TaskNotRegistered
+from machine.execution import Hooks
 from machine.importing import imported
 from machine.nesting import GATHER, gather
 from machine.parameters import Parameters
@@ -32,27 +25,9 @@ from machine.workflow import Group, TypedSignature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
-
 #: Called by tasks that no server has bound; set by the package, so that importing connects nothing.
 default_sender: Callable[[], Sender] | None = None
-
-
-def current_task() -> TaskContext:
-    """
-    Return what the running task may know about its own run.
-
-    Raises:
-        MachineError: No task runs here.
-    """
-    context = running_task.get()
-    if context is None:
-        raise MachineError(
-            "No task is running here; current_task() answers only inside a task, and not in "
-            "threads it starts itself."
-        )
-    return context
 
 
 class Task(Generic[P, R]):
@@ -207,8 +182,12 @@ class _Decorator(Protocol):
 
 @overload
 def task(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+
 @overload
 def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
 @overload
 def task(
     *,
@@ -221,6 +200,8 @@ def task(
     unique: UniqueBy = False,
     on_duplicate: OnDuplicate = "join",
 ) -> _Decorator: ...
+
+
 def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the overloads name them
     """
     Make a function a task; use it as ``@task`` or ``@task(name=…, …)``.

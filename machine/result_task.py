@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from machine.backend.base import Backend
 from machine.broker.moves import Canceled
-from machine.context import running_task
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed
+from machine.execution import running_task
 from machine.wire.signature import Progress, TaskState
 from machine.wire.states import CANCELED, EXPIRED, state_results
 

@@ -16,12 +16,12 @@ from machine.backend.base import Backend
 from machine.broker.base import Broker
 from machine.broker.moves import Message
 from machine.config import Config
-from machine.context import running_task
 from machine.errors import (
     BrokerUnavailable,
     ConfigError,
     ResultNotFound,
 )
+from machine.execution import running_task
 from machine.outgoing import Outgoing, judge, told
 from machine.registry import Registry, Task
 from machine.result_group import GroupResult

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from machine.context import TaskContext
 from machine.errors import ConfigError
-from machine.outcome import Failed, Outcome, Retry
+from machine.execution import Again, Failed, Outcome, TaskContext
 from machine.version import VERSION
 from machine.wire.headers import CORRELATION_HEADER, TRACE_HEADERS
 from machine.wire.signature import Signature
@@ -161,10 +160,10 @@ class Tracing:
         """
         self._context.detach(traced.token)
         signature = run.signature
-        if isinstance(outcome, Failed | Retry):
+        if isinstance(outcome, Failed | Again):
             traced.span.set_attribute("error.type", run.error_type or _OTHER)
             traced.span.set_status(self._trace.StatusCode.ERROR, outcome.error[:_MOST_CHARACTERS])
-        if not isinstance(outcome, Retry) and (
+        if not isinstance(outcome, Again) and (
             signature.on_success or signature.on_error or signature.chord_callback is not None
         ):
             signature = signature.replace(headers=dict(signature.headers or {}))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from machine.hooks import Hooks
-from machine.outcome import Failed, Outcome
+from machine.execution import Failed, Hooks, Outcome
 from machine.wire.signature import Signature
 
 _log = logging.getLogger("machine.worker")

@@ -17,8 +17,8 @@ from machine.broker.base import Broker
 from machine.broker.moves import Claim, Park, Release, Start
 from machine.clock import Clock
 from machine.errors import BrokerUnavailable, MachineError
+from machine.execution import Outcome
 from machine.logs import about
-from machine.outcome import Outcome
 from machine.registry import Registry
 from machine.runtime import afterwards, intake, parked
 from machine.runtime.courier import Courier

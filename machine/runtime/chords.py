@@ -16,8 +16,8 @@ from machine.broker.base import Broker
 from machine.broker.moves import ChordShot, Finish, Member, Message, Verdict
 from machine.clock import Clock
 from machine.errors import BrokerRefused, SignatureError, WireError
+from machine.execution import Failed
 from machine.follow_up import chord_callback, follow_ups, never_run
-from machine.outcome import Failed
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, fallen, not_run, to_messages
 from machine.wire.messages import decode_signature

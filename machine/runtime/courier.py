@@ -20,7 +20,7 @@ from machine.broker.base import Broker
 from machine.broker.moves import Claim, Finish, Move, Retry, Start, Verdict
 from machine.clock import Clock
 from machine.errors import BrokerUnavailable
-from machine.outcome import Failed, Outcome
+from machine.execution import Failed, Outcome
 from machine.runtime.chords import Chords
 from machine.runtime.ledger import Ledger
 from machine.runtime.settle import Settled, Terms, canceled, refused, settle

@@ -13,7 +13,7 @@ from machine.backend.base import Backend
 from machine.broker.base import Broker
 from machine.broker.moves import Claim, Finish, Move, Verdict
 from machine.clock import Clock
-from machine.outcome import Outcome
+from machine.execution import Outcome
 from machine.registry import Registry
 from machine.runtime import intake
 from machine.runtime.chords import Chords

@@ -13,16 +13,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from machine.context import TaskContext, running_task
 from machine.errors import MachineError, RetryLater, SignatureError, WireError
-from machine.outcome import Failed, Outcome, Retry, Succeeded
+from machine.execution import Again, Failed, Outcome, Succeeded, TaskContext, running_task
 from machine.registry import Task
 from machine.wire import gotypes
 from machine.wire.signature import Signature, TaskResult
 from machine.wire.states import CANCELED
 
 #: What `_bind` gives instead of arguments; a union made anew costs more than asking it.
-_REFUSED = (Failed, Retry)
+_REFUSED = (Failed, Again)
 #: The longest delay a task may ask for, seconds: a year.
 _MOST_DELAY_S = 31_536_000.0
 #: Makes a `TaskResult` of a pair without the named tuple's own constructor, which takes longer.
@@ -75,7 +74,7 @@ async def aexecute(task: Task[..., Any], context: TaskContext, before: Before = 
 
 def _bind(
     task: Task[..., Any], context: TaskContext
-) -> tuple[list[Any], dict[str, Any]] | Failed | Retry:
+) -> tuple[list[Any], dict[str, Any]] | Failed | Again:
     try:
         return task.bind(context.signature.args)
     except WireError as error:
@@ -117,7 +116,7 @@ def _typed(value: Any, declared: str | None) -> TaskResult:
     return _result(gotypes.result(value))
 
 
-def ended_by(error: BaseException, context: TaskContext) -> Failed | Retry:
+def ended_by(error: BaseException, context: TaskContext) -> Failed | Again:
     """Return the outcome of an exception: canceled, later, again, or failed."""
     signature = context.signature
     context.error_type = type(error).__name__
@@ -128,10 +127,10 @@ def ended_by(error: BaseException, context: TaskContext) -> Failed | Retry:
             return Failed(
                 f"RetryLater({error.delay_s:g}): the delay must be at most {_MOST_DELAY_S:.0f} s"
             )
-        return Retry(max(0.0, error.delay_s), error.message, counted=False)
+        return Again(max(0.0, error.delay_s), error.message, counted=False)
     text = _text(error)
     if signature.retry_count > 0:
-        return Retry(0.0, text, counted=True)
+        return Again(0.0, text, counted=True)
     _log.error("task %s %s failed: %s", signature.name, signature.uuid, text, exc_info=error)
     return Failed(text)
 

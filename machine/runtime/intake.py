@@ -13,7 +13,7 @@ from typing import Protocol
 
 from machine.broker.moves import Claim, Finish, Move, Park
 from machine.errors import WireError
-from machine.outcome import Failed
+from machine.execution import Failed
 from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.settle import Terms, buried

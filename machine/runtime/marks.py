@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from machine.errors import MachineError
-from machine.outcome import Failed
+from machine.execution import Failed
 from machine.runtime.courier import Courier
 from machine.runtime.pool import Job
 from machine.wire.states import CANCELED

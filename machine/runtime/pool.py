@@ -19,8 +19,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from machine.broker.moves import Claim
-from machine.context import TaskContext
-from machine.outcome import Outcome
+from machine.execution import Outcome, TaskContext
 from machine.registry import Task
 from machine.runtime.executor import Before, aexecute, execute
 from machine.wire.signature import Progress, Signature

@@ -17,7 +17,7 @@ from machine.broker.base import Broker, Roster
 from machine.broker.moves import Claim, Finish, Verdict
 from machine.clock import Clock
 from machine.errors import WireError
-from machine.outcome import Failed
+from machine.execution import Failed
 from machine.runtime.chords import Chords
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, buried, canceled, refused, settle

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 
 from machine.broker.moves import Claim, Finish, Move
+from machine.execution import Again, Failed, Outcome, Succeeded
 from machine.metrics import UNKNOWN, TaskMetrics
-from machine.outcome import Failed, Outcome, Retry, Succeeded
 from machine.runtime.executor import Before, aexecute, execute
 from machine.runtime.pool import Job
 from machine.tracing import Run, Tracing
@@ -111,7 +111,7 @@ class Watch:
 
 
 def _state(outcome: Outcome) -> str:
-    if isinstance(outcome, Retry):
+    if isinstance(outcome, Again):
         return "retry"
     if isinstance(outcome, Failed):
         return "canceled" if outcome.error == CANCELED else "failure"

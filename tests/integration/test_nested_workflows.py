@@ -12,7 +12,7 @@ import pytest
 from machine import GroupResult, ResultNotFound, TaskFailed, build, chain, chord, group, keys
 from machine.config import Config
 from machine.errors import TaskCanceled
-from machine.hooks import Hooks
+from machine.execution import Hooks
 from machine.registry import Registry
 from machine.result_group import GroupProgress
 from machine.server import Server

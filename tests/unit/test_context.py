@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.context import TaskContext
 from machine.errors import SignatureError, TaskCanceled, TaskFailed
+from machine.execution import TaskContext
 from machine.wire.headers import ATTEMPT_HEADER
 from machine.wire.signature import Progress, Signature
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from machine.broker.moves import Claim
-from machine.outcome import Failed
+from machine.execution import Failed
 from machine.registry import task
 from machine.runtime.intake import late
 from machine.runtime.pool import Job

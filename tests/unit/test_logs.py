@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from machine import logs
-from machine.context import TaskContext, running_task
+from machine.execution import TaskContext, running_task
 from machine.wire.signature import Signature
 
 _log = logging.getLogger("yours")

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine.builders import chain, chord, group, new_group
-from machine.context import TaskContext, running_task
 from machine.errors import SignatureError
+from machine.execution import Succeeded, TaskContext, running_task
 from machine.nesting import GATHER, Plan, gather, plan
-from machine.outcome import Succeeded
 from machine.registry import Registry, task
 from machine.wire.signature import Arg, GroupMeta, Signature, TaskResult
 from machine.wire.states import decode_group, encode_group

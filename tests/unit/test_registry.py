@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine import registry as registry_module
-from machine.context import TaskContext, running_task
 from machine.errors import (
     ConfigError,
     MachineError,
@@ -21,7 +20,8 @@ from machine.errors import (
     TaskNotRegistered,
     WireError,
 )
-from machine.registry import AsyncTask, Registry, Task, current_task, task
+from machine.execution import TaskContext, current_task, running_task
+from machine.registry import AsyncTask, Registry, Task, task
 from machine.wire.headers import ON_CRASH_HEADER
 from machine.wire.signature import Arg, Signature
 

@@ -12,7 +12,6 @@ from machine.broker.eager import EagerBroker
 from machine.broker.moves import Canceled
 from machine.canceling import Canceling
 from machine.clock import Clock, SystemClock
-from machine.context import TaskContext, running_task
 from machine.errors import (
     ResultNotFound,
     ResultTimeout,
@@ -22,6 +21,7 @@ from machine.errors import (
     TaskFailed,
     WireError,
 )
+from machine.execution import TaskContext, running_task
 from machine.result import ChainResult, ChordResult
 from machine.result_course import Course
 from machine.result_group import GroupProgress, GroupResult

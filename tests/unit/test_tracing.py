@@ -16,8 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from machine import build
 from machine.broker.moves import Claim
 from machine.config import Config
-from machine.context import TaskContext
-from machine.outcome import Failed, Succeeded
+from machine.execution import Failed, Succeeded, TaskContext
 from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.watch import Watch

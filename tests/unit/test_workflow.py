@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from machine.builders import chain, chord, group, new_chain, new_chord, new_group, new_signature
 from machine.errors import SignatureError
+from machine.execution import Again, Failed, Succeeded
 from machine.follow_up import chord_callback, follow_ups, retried
-from machine.outcome import Failed, Retry, Succeeded
 from machine.registry import Task, task
 from machine.wire.headers import ATTEMPT_HEADER, attempt
 from machine.wire.signature import Arg, Signature, State, TaskResult, TaskState, copied
@@ -356,7 +356,7 @@ def test_an_error_is_the_first_argument_of_an_error_callback() -> None:
 def test_a_retry_is_followed_by_nothing() -> None:
     parent = Signature(name="a", on_success=[Signature(name="b")], on_error=[Signature(name="c")])
 
-    assert follow_ups(parent, Retry(1.0, "again", counted=True)) == []
+    assert follow_ups(parent, Again(1.0, "again", counted=True)) == []
 
 
 def test_callbacks_without_an_id_get_the_same_one_each_time() -> None:
@@ -410,7 +410,7 @@ def test_a_counted_retry_waits_fibonacci_seconds_and_uses_up_one() -> None:
     seen = []
 
     for _ in range(3):
-        signature = retried(signature, Retry(99.0, "x", counted=True), NOW_NS)
+        signature = retried(signature, Again(99.0, "x", counted=True), NOW_NS)
         seen.append((signature.retry_count, signature.retry_timeout, signature.eta_ns))
 
     assert seen == [
@@ -429,7 +429,7 @@ def test_a_counted_retry_waits_fibonacci_seconds_and_uses_up_one() -> None:
 def test_retry_later_waits_its_own_delay_and_uses_up_nothing() -> None:
     signature = Signature(name="a", retry_count=3, retry_timeout=5)
 
-    again = retried(signature, Retry(1.5, "later", counted=False), NOW_NS)
+    again = retried(signature, Again(1.5, "later", counted=False), NOW_NS)
 
     assert (again.retry_count, again.retry_timeout) == (3, 5)
     assert again.eta_ns == NOW_NS + 1_500_000_000
@@ -438,8 +438,8 @@ def test_retry_later_waits_its_own_delay_and_uses_up_nothing() -> None:
 def test_attempts_are_counted_in_a_header_of_the_copy() -> None:
     first = Signature(name="a", headers={"uber-trace-id": "1"})
 
-    second = retried(first, Retry(0, "x", counted=False), NOW_NS)
-    third = retried(second, Retry(0, "x", counted=True), NOW_NS)
+    second = retried(first, Again(0, "x", counted=False), NOW_NS)
+    third = retried(second, Again(0, "x", counted=True), NOW_NS)
 
     assert [attempt(s) for s in (first, second, third)] == [1, 2, 3]
     assert third.headers == {"uber-trace-id": "1", ATTEMPT_HEADER: "3"}
@@ -558,7 +558,7 @@ def test_retries_always_end_and_never_wait_less_than_before(count: int, start: i
     delays = []
 
     while signature.retry_count:
-        signature = retried(signature, Retry(0.0, "x", counted=True), 0)
+        signature = retried(signature, Again(0.0, "x", counted=True), 0)
         delays.append(signature.retry_timeout)
 
     assert len(delays) == count

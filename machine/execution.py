@@ -1,19 +1,73 @@
 """
-What a running task may know about its own run, and say about it.
+One run of a task: what the task may ask and say, what it came to, who is told.
 
-Whoever runs a task makes its context and sets it; `registry.current_task`
-hands it to the task. Nothing here sends or writes: the worker looks at what
-was said, and tells what it learned, by the context's own fields.
+The executor makes the context, calls the task, and returns an `Outcome`;
+`runtime.settle` turns that into the one change of state that the store sees.
+Nothing here sends or writes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from machine.errors import SignatureError, TaskCanceled
+from machine.errors import MachineError, SignatureError, TaskCanceled
 from machine.wire.headers import attempt
-from machine.wire.signature import Progress, Signature
+from machine.wire.signature import Progress, Signature, TaskResult
+
+
+class Succeeded(NamedTuple):
+    """The task returned; ``results`` are its values with their Go types, in order."""
+
+    results: list[TaskResult]
+
+
+class Again(NamedTuple):
+    """
+    The task is to run again.
+
+    ``delay_s`` is seconds from now, ≥ 0. ``counted`` says whether this uses up
+    one of the signature's retries (an error) or not (``RetryLater``).
+    """
+
+    delay_s: float
+    error: str
+    counted: bool
+
+
+class Failed(NamedTuple):
+    """The task failed for good with this text."""
+
+    error: str
+
+
+Outcome = Succeeded | Again | Failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """
+    Functions of yours, each called on the thread that runs the task.
+
+    Attributes:
+        pre_consume: Asked before messages are taken; false takes none for now
+            (asked again 20 times a second). Machinery's SetPreConsumeHandler.
+        pre_task: Called with the signature before its task runs; what it raises
+            counts as raised by the task.
+        post_task: Called with the signature after its task has ended, well or not.
+        on_error: Called with the error's text and the signature when a task failed
+            for good; not for a retry.
+
+    What the last two raise is logged, and changes nothing.
+    """
+
+    pre_consume: Callable[[], bool] | None = None
+    pre_task: Callable[[Signature], None] | None = None
+    post_task: Callable[[Signature], None] | None = None
+    on_error: Callable[[str, Signature], None] | None = None
 
 
 class TaskContext:
@@ -71,3 +125,19 @@ class TaskContext:
 
 #: The task that runs in this context; whoever runs tasks sets it and resets it.
 running_task: ContextVar[TaskContext | None] = ContextVar("running_task", default=None)
+
+
+def current_task() -> TaskContext:
+    """
+    Return what the running task may know about its own run.
+
+    Raises:
+        MachineError: No task runs here.
+    """
+    context = running_task.get()
+    if context is None:
+        raise MachineError(
+            "No task is running here; current_task() answers only inside a task, and not in "
+            "threads it starts itself."
+        )
+    return context

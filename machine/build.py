@@ -14,24 +14,23 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from machine.backend.base import Backend
 from machine.backend.eager import EagerBackend
-from machine.backend.null import NullBackend
 from machine.backend.redis import RedisBackend
-from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
 from machine.broker.redis import RedisBroker
 from machine.broker.redis_ticks import RedisTicker
-from machine.broker.ticks import Ticker
-from machine.clock import SystemClock
 from machine.config import Config
 from machine.config.queues import names, weights
 from machine.connection import Connections, Limits
 from machine.errors import ConfigError
-from machine.lock import EagerLock, Lock, RedisLock
+from machine.lock import EagerLock, RedisLock
 from machine.metrics import TaskMetrics
 from machine.outgoing import Outgoing
+from machine.ports.backend import Backend, NullBackend
+from machine.ports.broker import Broker
+from machine.ports.clock import SystemClock
+from machine.ports.periodic import Lock, Ticker
 from machine.registry import Registry
 from machine.runtime.child import Ways
 from machine.runtime.eager import EagerRunner

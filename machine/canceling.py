@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.broker.moves import Canceled
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.moves import Canceled
 from machine.wire.signature import State, TaskState
 from machine.wire.states import CANCELED
 

@@ -8,25 +8,13 @@ schedulers that share their schedules with Go need it; among ourselves the marks
 from __future__ import annotations
 
 import threading
-from typing import Protocol
 
 from machine.connection import Connections
+from machine.ports.periodic import Lock
 from machine.wire.limits import PERIODIC_LOCK_PREFIX
 
 #: Go tries once, and three times more, without a pause.
 TRIES = 4
-
-
-class Lock(Protocol):
-    """Something that one of many gets until a moment. Times are Unix nanoseconds."""
-
-    def lock(self, key: str, until_ns: int, now_ns: int) -> bool:
-        """Take the lock until then; say whether it is ours."""
-        ...
-
-    def close(self) -> None:
-        """Close every connection."""
-        ...
 
 
 def lock_name(program: str, name: str, spec: str) -> str:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from machine.broker.moves import Enqueued, Message
 from machine.config import Config
 from machine.errors import (
     BrokerRefused,
@@ -23,6 +22,7 @@ from machine.errors import (
     SignatureError,
     WireError,
 )
+from machine.ports.moves import Enqueued, Message
 from machine.registry import Registry
 from machine.wire import gotypes
 from machine.wire.headers import (

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, TypeVar
 
-from machine.backend.base import Backend
 from machine.errors import ResultNotFound
+from machine.ports.backend import Backend
 from machine.result_course import Course, Workflow
 from machine.result_group import GroupProgress, GroupResult
 from machine.result_task import (

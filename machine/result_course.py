@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Self
 
-from machine.backend.base import Backend
-from machine.broker.moves import Canceled
 from machine.errors import ResultNotFound
+from machine.ports.backend import Backend
+from machine.ports.moves import Canceled
 from machine.result_task import Canceler, required
 from machine.wire.signature import TaskState
 

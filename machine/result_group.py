@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from machine.backend.base import Backend
+from machine.ports.backend import Backend
 from machine.result_course import Course, Workflow
 from machine.result_task import (
     AsyncResult,

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from machine.backend.base import Backend
-from machine.broker.moves import Canceled
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed
 from machine.execution import running_task
+from machine.ports.backend import Backend
+from machine.ports.moves import Canceled
 from machine.wire.signature import Progress, TaskState
 from machine.wire.states import CANCELED, EXPIRED, state_results
 

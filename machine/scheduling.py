@@ -19,9 +19,9 @@ from machine.wire.signature import Signature
 from machine.workflow import Piece
 
 if TYPE_CHECKING:
-    from machine.broker.ticks import Ticker
     from machine.config import Config
     from machine.outgoing import Outgoing  # which loads the settings, and with them YAML
+    from machine.ports.periodic import Ticker
 
 T = TypeVar("T", bound=Task[Any, Any])
 

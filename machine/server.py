@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.broker.moves import Message
 from machine.config import Config
 from machine.errors import (
     BrokerUnavailable,
@@ -23,6 +20,9 @@ from machine.errors import (
 )
 from machine.execution import running_task
 from machine.outgoing import Outgoing, judge, told
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.moves import Message
 from machine.registry import Registry, Task
 from machine.result_group import GroupResult
 from machine.result_task import AsyncResult

@@ -12,11 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from machine.broker.base import Admitted, Broker
-from machine.broker.moves import Message
 from machine.config import Config
 from machine.errors import BrokerUnavailable, DuplicateTask, SignatureError
 from machine.outgoing import judge, told
+from machine.ports.broker import Admitted, Broker
+from machine.ports.moves import Message
 from machine.result_task import AsyncResult
 from machine.wire.headers import Unique
 from machine.wire.signature import Signature, TaskState

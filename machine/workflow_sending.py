@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
-from machine.backend.base import Backend
 from machine.canceling import Canceling
 from machine.config import Config
 from machine.errors import SignatureError
 from machine.nesting import Plan, Stage, plan
 from machine.outgoing import Outgoing
+from machine.ports.backend import Backend
 from machine.result import ChainResult, ChordResult
 from machine.result_group import GroupResult
 from machine.result_task import AsyncResult

@@ -162,7 +162,7 @@ def wait_until() -> Callable[..., object]:
 
 
 class FakeClock:
-    """A `machine.clock.Clock` that moves when told to."""
+    """A `machine.ports.clock.Clock` that moves when told to."""
 
     def __init__(self) -> None:
         self._wall_ns = 1_800_000_000 * 1_000_000_000

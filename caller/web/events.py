@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from caller.web.documents import content_of, digest, state_document
-from machine.backend.base import Backend
 from machine.errors import MachineError, WireError
+from machine.ports.backend import Backend
 from machine.wire.signature import TaskState
 
 #: Seconds between two looks at what is followed.

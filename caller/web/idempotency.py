@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from caller.web.json_text import json_bytes
 from caller.web.problems import Problem
-from machine.backend.base import Backend
+from machine.ports.backend import Backend
 from machine.wire.signature import GroupMeta
 from machine.wire.text import now_text, ns_from_text, shown
 

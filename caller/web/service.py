@@ -18,9 +18,9 @@ from caller.web.documents import Document, group_document
 from caller.web.events import Following
 from caller.web.forms import forms_of
 from caller.web.problems import Problem
-from machine.backend.base import Backend
 from machine.config.queues import names
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
+from machine.ports.backend import Backend
 from machine.result_group import GroupResult
 from machine.result_task import AsyncResult
 from machine.server import Server

@@ -16,9 +16,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 
-from machine.backend.base import MOST_ATTEMPTS, MOST_HISTORY_BYTES
-from machine.clock import Clock
 from machine.errors import ResultNotFound, ResultTimeout
+from machine.ports.backend import MOST_ATTEMPTS, MOST_HISTORY_BYTES
+from machine.ports.clock import Clock
 from machine.wire.signature import GroupMeta, TaskState
 from machine.wire.states import (
     decode_group,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from machine.backend.base import MOST_ATTEMPTS
 from machine.backend.redis_watch import Watcher
 from machine.connection import Connections
+from machine.ports.backend import MOST_ATTEMPTS
 from machine.wire.signature import GroupMeta, TaskState
 from machine.wire.states import (
     decode_group,

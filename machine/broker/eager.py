@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from itertools import islice
 
 from machine.backend.eager import EXPIRE_DEFAULT_S, EagerBackend
-from machine.broker.base import Reaped, Roster
 from machine.broker.eager_line import Rules
 from machine.broker.eager_parked import EagerParked
 from machine.broker.eager_store import EagerStore
 from machine.broker.eager_survey import EagerSurvey
 from machine.broker.eager_unique import EagerUnique
-from machine.broker.moves import (
+from machine.ports.broker import Reaped, Roster
+from machine.ports.clock import Clock
+from machine.ports.moves import (
     Canceled,
     ChordShot,
     Claim,
@@ -33,7 +34,6 @@ from machine.broker.moves import (
     Release,
     Verdict,
 )
-from machine.clock import Clock
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.states import decode_letter
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 
-from machine.broker.moves import Claim
+from machine.ports.moves import Claim
 
 
 @dataclass(slots=True)

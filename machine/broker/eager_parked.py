@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from machine.broker.base import UNPARK_MOST, UNPARK_WITHIN_S
 from machine.broker.eager_line import digest_of
 from machine.broker.eager_store import EagerStore
 from machine.errors import WireError
+from machine.ports.broker import UNPARK_MOST, UNPARK_WITHIN_S
 from machine.wire.messages import decode_signature
 
 

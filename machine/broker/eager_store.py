@@ -19,9 +19,11 @@ from machine.backend.eager import (
     is_final,
     is_state,
 )
-from machine.broker.base import Reaped
 from machine.broker.eager_line import Line, Rules, digest_of
-from machine.broker.moves import (
+from machine.errors import WireError
+from machine.ports.broker import Reaped
+from machine.ports.clock import Clock
+from machine.ports.moves import (
     Canceled,
     ChordShot,
     Claim,
@@ -35,8 +37,6 @@ from machine.broker.moves import (
     Start,
     Verdict,
 )
-from machine.clock import Clock
-from machine.errors import WireError
 from machine.retry import backoff_s
 from machine.wire.messages import decode_signature
 from machine.wire.signature import State, TaskState

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from machine.broker.base import QueueCount, Survey
 from machine.broker.eager_store import EagerStore
+from machine.ports.broker import QueueCount, Survey
 
 
 class EagerSurvey:

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 
 from machine.broker.eager_store import EagerStore
-from machine.broker.moves import Enqueued
-from machine.broker.ticks import Marks, Tick, Ticked
+from machine.ports.moves import Enqueued
+from machine.ports.periodic import Marks, Tick, Ticked
 from machine.timetable import Mark
 
 

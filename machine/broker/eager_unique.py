@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from machine.broker.base import Admitted
 from machine.broker.eager_store import EagerStore
-from machine.broker.moves import Enqueued, Message
+from machine.ports.broker import Admitted
+from machine.ports.moves import Enqueued, Message
 from machine.wire.states import CANCELED
 
 #: Keys are looked through for those whose tasks have ended when so many are kept.

@@ -17,18 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from machine import keys
-from machine.broker.base import Reaped, Roster
-from machine.broker.moves import (
-    Canceled,
-    ChordShot,
-    Claim,
-    DeadLetter,
-    Enqueued,
-    Exchange,
-    Message,
-    Move,
-    Verdict,
-)
 from machine.broker.redis_cancel import cancel_codes, cancel_commands
 from machine.broker.redis_chords import shot_command
 from machine.broker.redis_moves import (
@@ -46,6 +34,18 @@ from machine.broker.redis_waker import RedisWaker
 from machine.connection import Connections
 from machine.connection_link import Command, loads, script
 from machine.errors import BrokerRefused, WireError
+from machine.ports.broker import Reaped, Roster
+from machine.ports.moves import (
+    Canceled,
+    ChordShot,
+    Claim,
+    DeadLetter,
+    Enqueued,
+    Exchange,
+    Message,
+    Move,
+    Verdict,
+)
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.messages import decode_signature
 from machine.wire.states import decode_letter, encode_letter

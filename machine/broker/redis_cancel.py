@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from machine.broker.moves import Canceled
 from machine.broker.redis_moves import MOST_MOVES, Terms
 from machine.connection_link import Command, script
+from machine.ports.moves import Canceled
 from machine.wire.signature import State, TaskState
 from machine.wire.states import CANCELED, encode_state
 from machine.wire.text import now_text

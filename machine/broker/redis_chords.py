@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from machine import keys
-from machine.broker.moves import ChordShot
 from machine.broker.redis_moves import (
     Terms,
     fallen_extras,
@@ -13,6 +12,7 @@ from machine.broker.redis_moves import (
     member_extras,
 )
 from machine.connection_link import Command, script
+from machine.ports.moves import ChordShot
 from machine.wire.limits import CHORD_MUTEX
 
 

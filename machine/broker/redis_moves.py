@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from machine import keys
-from machine.broker.moves import (
+from machine.connection_link import Command, script
+from machine.ports.moves import (
     Claim,
     Exchange,
     Finish,
@@ -26,7 +27,6 @@ from machine.broker.moves import (
     Start,
     Verdict,
 )
-from machine.connection_link import Command, script
 
 #: Moves in one script call: a bound on how long the server is busy with it (about 5 ms).
 MOST_MOVES = 500

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from itertools import islice
 
 from machine import keys
-from machine.broker.base import QueueCount, Survey
 from machine.connection import Connections
 from machine.connection_link import Command
+from machine.ports.broker import QueueCount, Survey
 
 #: Commands of the first round trip for each queue.
 _EACH = 5

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from machine import keys
-from machine.broker.ticks import Marks, Tick, Ticked
 from machine.connection import Connections
 from machine.connection_link import Command, script
+from machine.ports.periodic import Marks, Tick, Ticked
 
 #: A state that is not final outlives a long queue, whatever the results' own time.
 _PENDING_AT_LEAST_S = 86_400

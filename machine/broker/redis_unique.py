@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from machine import keys
-from machine.broker.base import Admitted
-from machine.broker.moves import Enqueued, Message
 from machine.connection import Connections
 from machine.connection_link import Command, script
 from machine.errors import BrokerRefused
+from machine.ports.broker import Admitted
+from machine.ports.moves import Enqueued, Message
 from machine.wire.limits import is_result_id
 from machine.wire.states import CANCELED
 from machine.wire.text import quote

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.broker.moves import Claim, Park, Release, Start
-from machine.clock import Clock
 from machine.errors import BrokerUnavailable, MachineError
 from machine.execution import Outcome
 from machine.logs import about
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.clock import Clock
+from machine.ports.moves import Claim, Park, Release, Start
 from machine.registry import Registry
 from machine.runtime import afterwards, intake, parked
 from machine.runtime.courier import Courier

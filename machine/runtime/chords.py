@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.broker.moves import ChordShot, Finish, Member, Message, Verdict
-from machine.clock import Clock
 from machine.errors import BrokerRefused, SignatureError, WireError
 from machine.execution import Failed
 from machine.follow_up import chord_callback, follow_ups, never_run
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.clock import Clock
+from machine.ports.moves import ChordShot, Finish, Member, Message, Verdict
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, fallen, not_run, to_messages
 from machine.wire.messages import decode_signature

@@ -15,12 +15,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.broker.moves import Claim, Finish, Move, Retry, Start, Verdict
-from machine.clock import Clock
 from machine.errors import BrokerUnavailable
 from machine.execution import Failed, Outcome
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.clock import Clock
+from machine.ports.moves import Claim, Finish, Move, Retry, Start, Verdict
 from machine.runtime.chords import Chords
 from machine.runtime.ledger import Ledger
 from machine.runtime.settle import Settled, Terms, canceled, refused, settle

@@ -12,7 +12,7 @@ import os
 import select
 from collections.abc import Callable, Iterable
 
-from machine.broker.base import Waker
+from machine.ports.broker import Waker
 
 
 class Doorbell:

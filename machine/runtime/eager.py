@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.broker.moves import Claim, Finish, Move, Verdict
-from machine.clock import Clock
 from machine.execution import Outcome
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.clock import Clock
+from machine.ports.moves import Claim, Finish, Move, Verdict
 from machine.registry import Registry
 from machine.runtime import intake
 from machine.runtime.chords import Chords

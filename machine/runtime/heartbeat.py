@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from machine.broker.base import Broker
+from machine.ports.broker import Broker
 from machine.runtime.loop import Loop
 
 

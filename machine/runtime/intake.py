@@ -11,9 +11,9 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from machine.broker.moves import Claim, Finish, Move, Park
 from machine.errors import WireError
 from machine.execution import Failed
+from machine.ports.moves import Claim, Finish, Move, Park
 from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.settle import Terms, buried

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
-from machine.broker.moves import Claim, Exchange, Move, Start, Verdict
+from machine.ports.moves import Claim, Exchange, Move, Start, Verdict
 
 #: Moves remembered in case the server forgets them (a failover loses the last writes).
 _REMEMBERED = 4096

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from machine.broker.base import Broker
 from machine.errors import MachineError
+from machine.ports.broker import Broker
 from machine.registry import Registry
 
 _log = logging.getLogger("machine.worker")

@@ -18,8 +18,8 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
 
-from machine.broker.moves import Claim
 from machine.execution import Outcome, TaskContext
+from machine.ports.moves import Claim
 from machine.registry import Task
 from machine.runtime.executor import Before, aexecute, execute
 from machine.wire.signature import Progress, Signature

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from machine.broker.base import Broker
+from machine.ports.broker import Broker
 from machine.runtime.loop import Loop
 
 #: Messages in one script call: about 1 ms of the server.

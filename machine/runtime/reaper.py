@@ -12,12 +12,12 @@ import logging
 from collections.abc import Sequence
 from typing import cast
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker, Roster
-from machine.broker.moves import Claim, Finish, Verdict
-from machine.clock import Clock
 from machine.errors import WireError
 from machine.execution import Failed
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker, Roster
+from machine.ports.clock import Clock
+from machine.ports.moves import Claim, Finish, Verdict
 from machine.runtime.chords import Chords
 from machine.runtime.loop import Loop
 from machine.runtime.settle import Terms, buried, canceled, refused, settle

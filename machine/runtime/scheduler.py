@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
-from machine.backend.base import Backend
-from machine.broker.moves import Message
-from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.cron import Every, Schedule
 from machine.errors import BrokerUnavailable
 from machine.keys import periodic
-from machine.lock import Lock, lock_name, lock_with_retries
+from machine.lock import lock_name, lock_with_retries
+from machine.ports.backend import Backend
+from machine.ports.moves import Message
+from machine.ports.periodic import Lock, Marks, Tick, Ticked, Ticker
 from machine.runtime.loop import Loop, Loops
 from machine.timetable import (
     MOST_CAUGHT_UP,

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from machine.broker.moves import Claim, Finish, Member, Message, Retry, Start
 from machine.errors import MachineError, SignatureError, WireError
 from machine.execution import Again as RetryOutcome
 from machine.execution import Failed, Outcome, Succeeded
 from machine.follow_up import follow_ups, never_run, retried
+from machine.ports.moves import Claim, Finish, Member, Message, Retry, Start
 from machine.wire.headers import attempt, inherit, restamp, set_expiry
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.messages import decode_signature, encode_signature

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from machine.broker.base import Broker
-from machine.broker.moves import Release
 from machine.errors import BrokerUnavailable, ConfigError, MachineError
+from machine.ports.broker import Broker
+from machine.ports.moves import Release
 from machine.runtime.crew import Crew
 from machine.runtime.doorbell import Doorbell
 from machine.runtime.loop import Loop, Loops

@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from machine.broker.moves import Claim, Finish, Move
 from machine.execution import Again, Failed, Outcome, Succeeded
 from machine.metrics import UNKNOWN, TaskMetrics
+from machine.ports.moves import Claim, Finish, Move
 from machine.runtime.executor import Before, aexecute, execute
 from machine.runtime.pool import Job
 from machine.tracing import Run, Tracing

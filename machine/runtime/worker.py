@@ -19,11 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from machine.backend.base import Backend
-from machine.broker.base import Broker
-from machine.clock import Clock
 from machine.config import Config
 from machine.errors import MachineError
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.clock import Clock
 from machine.registry import Registry
 from machine.runtime.child import Child, Ways
 from machine.runtime.chords import Chords, ChordSweep

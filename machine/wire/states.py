@@ -44,7 +44,7 @@ _LETTER_TYPES: Final = (str, str, str, int, str, int)
 
 
 class Letter(NamedTuple):
-    """A dead letter's envelope, opened: all of a `broker.base.DeadLetter` but its id."""
+    """A dead letter's envelope, opened: all of a `ports.moves.DeadLetter` but its id."""
 
     reason: str
     payload: bytes

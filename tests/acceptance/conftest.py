@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from machine import build
-from machine.clock import SystemClock
 from machine.config import Config, RedisConfig
+from machine.ports.clock import SystemClock
 from machine.registry import Registry, Task, task
 from machine.runtime.child import Child, Ways
 from machine.runtime.promoter import Promoter

@@ -20,9 +20,9 @@ import pytest
 import redis
 
 from machine import Arg, build, new_group, new_signature
-from machine.broker.base import Broker
 from machine.config import Config
 from machine.embedded import EmbeddedServer
+from machine.ports.broker import Broker
 from machine.registry import Registry
 from machine.result_group import GroupResult
 from machine.server import Server

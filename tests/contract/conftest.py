@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 import redis
 
-from machine.backend.base import Backend
 from machine.backend.eager import EagerBackend
 from machine.backend.redis import RedisBackend
-from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
-from machine.broker.moves import (
+from machine.broker.redis import RedisBroker
+from machine.config.redis_url import parse
+from machine.connection import Connections
+from machine.ports.backend import Backend
+from machine.ports.broker import Broker
+from machine.ports.moves import (
     Claim,
     Enqueued,
     Finish,
@@ -34,9 +37,6 @@ from machine.broker.moves import (
     Start,
     Verdict,
 )
-from machine.broker.redis import RedisBroker
-from machine.config.redis_url import parse
-from machine.connection import Connections
 from machine.wire.signature import Attempt, TaskResult, TaskState
 from machine.wire.states import encode_attempt, encode_letter, encode_state, encode_state_head
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from machine.broker.moves import Enqueued
+from machine.ports.moves import Enqueued
 
 if TYPE_CHECKING:
     from collections.abc import Callable

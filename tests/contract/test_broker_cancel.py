@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import keys
-from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
-from machine.broker.moves import Canceled, Release, Verdict
 from machine.broker.redis import RedisBroker
 from machine.config.redis_url import parse
 from machine.connection import Connections
+from machine.ports.broker import Broker
+from machine.ports.moves import Canceled, Release, Verdict
 from machine.wire.signature import GroupMeta, TaskResult
 from machine.wire.states import encode_state, encode_state_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from machine.broker.moves import Claim, Finish, Move
+    from machine.ports.moves import Claim, Finish, Move
     from tests.contract.conftest import Bench
 
 DAY_S = 86_400

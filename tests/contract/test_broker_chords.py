@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.moves import ChordShot, Release, Verdict
+from machine.ports.moves import ChordShot, Release, Verdict
 from machine.wire.signature import GroupMeta
 from machine.wire.states import encode_group
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from machine.broker.moves import Message, Release, Verdict
+from machine.ports.moves import Message, Release, Verdict
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench

@@ -21,8 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from machine.broker.base import Reaped
-from machine.broker.moves import (
+from machine.ports.broker import Reaped
+from machine.ports.moves import (
     Canceled,
     Claim,
     Enqueued,

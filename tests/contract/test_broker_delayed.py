@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.moves import Park, Verdict
+from machine.ports.moves import Park, Verdict
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench

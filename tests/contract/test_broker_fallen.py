@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.moves import Canceled, ChordShot, Release, Verdict
+from machine.ports.moves import Canceled, ChordShot, Release, Verdict
 from machine.wire.signature import GroupMeta
 from machine.wire.states import encode_group, encode_state
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.moves import Finish, Release, Verdict
+from machine.ports.moves import Finish, Release, Verdict
 from machine.wire.signature import GroupMeta
 
 if TYPE_CHECKING:

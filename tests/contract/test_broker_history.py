@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine.backend.base import MOST_ATTEMPTS, MOST_HISTORY_BYTES
-from machine.broker.moves import Canceled, Verdict
+from machine.ports.backend import MOST_ATTEMPTS, MOST_HISTORY_BYTES
+from machine.ports.moves import Canceled, Verdict
 from machine.wire.signature import Attempt, Progress, TaskResult, TaskState
 from machine.wire.states import encode_attempt, encode_state_head
 
 if TYPE_CHECKING:
-    from machine.broker.moves import Claim, Start
+    from machine.ports.moves import Claim, Start
     from tests.contract.conftest import Bench
 
 AT = "2026-11-20T15:15:27Z"

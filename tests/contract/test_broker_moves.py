@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from machine.broker.moves import Claim, Finish, Move, Park, Release, Start, Verdict
+from machine.ports.moves import Claim, Finish, Move, Park, Release, Start, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machine.broker.base import Reaped
-from machine.broker.moves import Release, Verdict
+from machine.ports.broker import Reaped
+from machine.ports.moves import Release, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machine.broker.moves import Claim, DeadLetter, Finish
+from machine.ports.moves import Claim, DeadLetter, Finish
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench

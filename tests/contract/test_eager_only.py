@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from machine.backend.eager import EagerBackend
-from machine.backend.null import NullBackend
-from machine.broker.base import Broker
 from machine.broker.eager import EagerBroker
-from machine.broker.moves import ChordShot, Finish, Member, Message, Park, Retry, Verdict
 from machine.errors import ResultNotFound
+from machine.ports.backend import NullBackend
+from machine.ports.broker import Broker
+from machine.ports.moves import ChordShot, Finish, Member, Message, Park, Retry, Verdict
 from machine.wire.signature import GroupMeta, TaskState
 
 if TYPE_CHECKING:
-    from machine.backend.base import Backend
-    from machine.clock import Clock
+    from machine.ports.backend import Backend
+    from machine.ports.clock import Clock
 
 DAY_S = 86_400
 HOUR_NS = 3600 * 1_000_000_000

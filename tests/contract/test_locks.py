@@ -9,7 +9,8 @@ import pytest
 
 from machine.config.redis_url import parse
 from machine.connection import Connections
-from machine.lock import TRIES, EagerLock, Lock, RedisLock, lock_name, lock_with_retries
+from machine.lock import TRIES, EagerLock, RedisLock, lock_name, lock_with_retries
+from machine.ports.periodic import Lock
 
 #: By the tests' own clock; far enough ahead that Redis lets no key of theirs lapse meanwhile.
 NOW = 1_900_000_000 * 10**9

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine.broker.base import QueueCount
+from machine.ports.broker import QueueCount
 
 
 def test_an_empty_queue_counts_nothing(bench: Any) -> None:

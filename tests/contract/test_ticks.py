@@ -16,11 +16,11 @@ from machine import keys
 from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
-from machine.broker.moves import Message
 from machine.broker.redis_ticks import RedisTicker
-from machine.broker.ticks import Marks, Tick, Ticked, Ticker
 from machine.config.redis_url import parse
 from machine.connection import Connections
+from machine.ports.moves import Message
+from machine.ports.periodic import Marks, Tick, Ticked, Ticker
 from machine.timetable import Entry, Mark, steps
 from machine.timetable_runs import run_of
 from machine.wire.messages import encode_signature

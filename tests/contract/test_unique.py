@@ -6,8 +6,8 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from machine.broker.base import Admitted
-from machine.broker.moves import Canceled, Enqueued
+from machine.ports.broker import Admitted
+from machine.ports.moves import Canceled, Enqueued
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import select
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from machine.broker.base import Waker
+    from machine.ports.broker import Waker
     from tests.contract.conftest import Bench
 
 

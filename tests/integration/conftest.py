@@ -19,9 +19,9 @@ import pytest
 import redis
 
 from machine import build, keys
-from machine.clock import SystemClock
 from machine.config import Config, RedisConfig
 from machine.embedded import EmbeddedServer
+from machine.ports.clock import SystemClock
 from machine.registry import Registry, Task, task
 from machine.runtime.child import Child, Ways
 from machine.runtime.chords import Chords, ChordSweep

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import RetryLater, Signature, chain, chord, current_task, group
-from machine.broker.moves import Canceled
+from machine.ports.moves import Canceled
 from machine.wire.signature import TaskState
 
 if TYPE_CHECKING:

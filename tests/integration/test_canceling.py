@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import RetryLater, Signature, chain, chord, current_task, group, keys
-from machine.broker.moves import Canceled
 from machine.embedded import EmbeddedServer
+from machine.ports.moves import Canceled
 
 if TYPE_CHECKING:
     from machine.runtime.child import Child

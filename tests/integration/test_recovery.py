@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine import BrokerUnavailable, Signature, TaskFailed, chord, group, keys
-from machine.broker.moves import Claim
 from machine.connection_link import script
 from machine.embedded import EmbeddedServer
+from machine.ports.moves import Claim
 from machine.runtime.courier import new_worker_id
 from tests.chaos.proxy import Proxy
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from machine import RetryLater, Signature, TaskFailed, build, chain, chord, current_task, group
-from machine.broker.moves import Canceled
 from machine.config import Config
+from machine.ports.moves import Canceled
 from machine.registry import Registry, task
 from machine.server import Server
 from machine.wire.signature import TaskState

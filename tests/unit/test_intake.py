@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine.broker.moves import Claim
 from machine.execution import Failed
+from machine.ports.moves import Claim
 from machine.registry import task
 from machine.runtime.intake import late
 from machine.runtime.pool import Job

@@ -9,9 +9,7 @@ import pytest
 
 from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
-from machine.broker.moves import Canceled
 from machine.canceling import Canceling
-from machine.clock import Clock, SystemClock
 from machine.errors import (
     ResultNotFound,
     ResultTimeout,
@@ -22,6 +20,8 @@ from machine.errors import (
     WireError,
 )
 from machine.execution import TaskContext, running_task
+from machine.ports.clock import Clock, SystemClock
+from machine.ports.moves import Canceled
 from machine.result import ChainResult, ChordResult
 from machine.result_course import Course
 from machine.result_group import GroupProgress, GroupResult

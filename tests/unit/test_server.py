@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 
 from machine.backend.eager import EagerBackend
-from machine.backend.null import NullBackend
 from machine.broker.eager import EagerBroker
-from machine.broker.moves import Enqueued, Message
 from machine.builders import chain, chord, group, new_chain, new_group, new_signature
-from machine.clock import Clock, SystemClock
 from machine.config import Config, RedisConfig
 from machine.errors import (
     BrokerRefused,
@@ -24,6 +21,9 @@ from machine.errors import (
     SignatureError,
     TaskNotRegistered,
 )
+from machine.ports.backend import NullBackend
+from machine.ports.clock import Clock, SystemClock
+from machine.ports.moves import Enqueued, Message
 from machine.registry import Registry, Task, task
 from machine.server import Server
 from machine.wire.headers import ON_CRASH_HEADER

@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from machine import build
-from machine.broker.moves import Claim
 from machine.config import Config
 from machine.execution import Failed, Succeeded, TaskContext
+from machine.ports.moves import Claim
 from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.watch import Watch

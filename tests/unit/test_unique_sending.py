@@ -11,11 +11,11 @@ import pytest
 
 from machine import build
 from machine.backend.eager import EagerBackend
-from machine.broker.base import Admitted
 from machine.broker.eager import EagerBroker
-from machine.clock import SystemClock
 from machine.config import Config
 from machine.errors import BrokerUnavailable, DuplicateTask, QueueFull, TaskFailed
+from machine.ports.broker import Admitted
+from machine.ports.clock import SystemClock
 from machine.registry import Registry
 from machine.server import Server
 from machine.timetable_runs import run_of

@@ -1,9 +1,4 @@
-"""
-The port of the timetable: marks that only move on, and what is queued as they do.
-
-A part of the store that only schedulers use, beside the broker's own port. A mark is moved from
-exactly the one that was read, so of any number of schedulers one does it and the others learn so.
-"""
+"""The port of what periodic tasks keep: when each entry was last served, and Machinery's lock."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from machine.broker.moves import Message
+from machine.ports.moves import Message
 
 
 class Marks(NamedTuple):
@@ -96,6 +91,18 @@ class Ticker(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection, those of the running event loop included."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Lock(Protocol):
+    """Something that one of many gets until a moment. Times are Unix nanoseconds."""
+
+    def lock(self, key: str, until_ns: int, now_ns: int) -> bool:
+        """Take the lock until then; say whether it is ours."""
         ...
 
     def close(self) -> None:

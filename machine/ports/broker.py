@@ -13,50 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from machine.broker.moves import (
+from machine.ports.moves import (
     Canceled,
     ChordShot,
     Claim,
     DeadLetter,
     Enqueued,
     Exchange,
-    Finish,
-    Member,
     Message,
     Move,
-    Park,
-    Release,
-    Retry,
-    Start,
     Verdict,
 )
-
-__all__ = [
-    "Admitted",
-    "Broker",
-    "Canceled",
-    "ChordShot",
-    "Claim",
-    "DeadLetter",
-    "Enqueued",
-    "Exchange",
-    "Finish",
-    "Member",
-    "Message",
-    "Move",
-    "Park",
-    "QueueCount",
-    "Reaped",
-    "Release",
-    "Retry",
-    "Roster",
-    "Start",
-    "Survey",
-    "UNPARK_MOST",
-    "UNPARK_WITHIN_S",
-    "Verdict",
-    "Waker",
-]
 
 #: What was put aside comes back within this, so `unpark` looks no further. Seconds.
 UNPARK_WITHIN_S = 61

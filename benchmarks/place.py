@@ -19,9 +19,10 @@ from typing import Any, Self
 
 import redis
 
-from machine import build, keys
+from machine import build
 from machine.config import Config
 from machine.embedded import EmbeddedServer
+from machine.redis import keys
 from machine.server import Server
 
 HERE = Path(__file__).resolve().parent

@@ -15,22 +15,23 @@ from functools import partial
 from typing import Any
 
 from machine.backend.eager import EagerBackend
-from machine.backend.redis import RedisBackend
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
-from machine.broker.redis import RedisBroker
-from machine.broker.redis_ticks import RedisTicker
 from machine.config import Config
 from machine.config.queues import names, weights
-from machine.connection import Connections, Limits
 from machine.errors import ConfigError
-from machine.lock import EagerLock, RedisLock
+from machine.lock import EagerLock
 from machine.metrics import TaskMetrics
 from machine.outgoing import Outgoing
 from machine.ports.backend import Backend, NullBackend
 from machine.ports.broker import Broker
 from machine.ports.clock import SystemClock
 from machine.ports.periodic import Lock, Ticker
+from machine.redis.backend import RedisBackend
+from machine.redis.broker import RedisBroker
+from machine.redis.connections import Connections, Limits
+from machine.redis.lock import RedisLock
+from machine.redis.periodic import RedisTicker
 from machine.registry import Registry
 from machine.runtime.child import Ways
 from machine.runtime.eager import EagerRunner

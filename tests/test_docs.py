@@ -28,10 +28,11 @@ import pytest
 import redis
 
 from caller import api, caller
-from machine import errors, keys
+from machine import errors
 from machine.config import SETTINGS
 from machine.config.settings import Setting
 from machine.embedded import EmbeddedServer, available_servers
+from machine.redis import keys
 from machine.runtime import supervisor
 from worker import worker
 
@@ -403,11 +404,11 @@ def allowed(user: str) -> set[str]:
     return {rule[1:] for rule in users()[user] if rule.startswith("+")}
 
 
-SCRIPTS = [path.stem for path in (ROOT / "machine" / "broker" / "lua").glob("*.lua")]
+SCRIPTS = [path.stem for path in (ROOT / "machine" / "redis" / "lua").glob("*.lua")]
 
 
 def commands_of(*scripts: str) -> set[str]:
-    folder = ROOT / "machine" / "broker" / "lua"
+    folder = ROOT / "machine" / "redis" / "lua"
     texts = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in scripts]
     return {c.lower() for text in texts for c in re.findall(r'redis\.p?call\("(\w+)"', text)}
 
@@ -424,8 +425,7 @@ def test_a_user_may_call_what_its_scripts_call() -> None:
 def test_a_user_may_call_nothing_that_is_never_called(user: str) -> None:
     sources = [
         *(ROOT / "machine").glob("*.py"),
-        *(ROOT / "machine" / "broker").glob("*.py"),
-        *(ROOT / "machine" / "backend").glob("*.py"),
+        *(ROOT / "machine" / "redis").glob("*.py"),
     ]
     sent = {
         "|".join(filter(None, words)).lower()
@@ -498,7 +498,7 @@ with connect() as server:
 
 
 def key_functions() -> dict[str, str]:
-    """Return the key-making functions of machine.keys and the Redis type each docstring names."""
+    """Return the functions of machine.redis.keys, and the Redis type each docstring names."""
     made = {}
     for name, function in inspect.getmembers(keys, inspect.isfunction):
         if not name.startswith("is_"):
@@ -558,7 +558,7 @@ SCRIPT_NAMES = {
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "machine" / "broker" / "lua").glob("*.lua")), ids=lambda path: path.stem
+    "path", sorted((ROOT / "machine" / "redis" / "lua").glob("*.lua")), ids=lambda path: path.stem
 )
 def test_a_script_stands_beside_each_key_it_touches(path: Path) -> None:
     table = key_rows()
@@ -633,9 +633,9 @@ TERMS = {
 
 
 def test_every_move_and_verb_of_the_broker_is_a_term() -> None:
-    from machine.broker import base
+    from machine.ports import moves as module
 
-    moves = {kind.__name__.lower() for kind in base.Move.__args__} - {"start"}
+    moves = {kind.__name__.lower() for kind in module.Move.__args__} - {"start"}
 
     assert moves <= TERMS
 

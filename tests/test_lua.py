@@ -17,10 +17,9 @@ import pytest
 import redis
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted((ROOT / "machine" / "broker" / "lua").glob("*.lua"))
+SCRIPTS = sorted((ROOT / "machine" / "redis" / "lua").glob("*.lua"))
 CALLERS = [
-    *sorted((ROOT / "machine" / "broker").glob("*.py")),
-    *sorted((ROOT / "machine" / "backend").glob("*.py")),
+    *sorted((ROOT / "machine" / "redis").glob("*.py")),
 ]
 #: finish.lua ends claims with all that follows from them: one loop, and its checks.
 MOST_LINES = {"enqueue_unique": 65, "finish": 125, "fire_chord": 85, "retry": 65, "claim": 65}

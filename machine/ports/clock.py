@@ -2,7 +2,7 @@
 The time, as something that can be passed in.
 
 Loops and adapters take a Clock so that tests decide what time it is. Redis's
-own clock is another one: scripts ask the server (see ``broker/lua``).
+own clock is another one: scripts ask the server (see ``redis/lua``).
 """
 
 from __future__ import annotations

@@ -19,11 +19,10 @@ from typing import NamedTuple, Self
 
 from machine.cron import Every, Schedule
 from machine.errors import BrokerUnavailable
-from machine.keys import periodic
-from machine.lock import lock_name, lock_with_retries
 from machine.ports.backend import Backend
 from machine.ports.moves import Message
 from machine.ports.periodic import Lock, Marks, Tick, Ticked, Ticker
+from machine.redis.keys import periodic
 from machine.runtime.loop import Loop, Loops
 from machine.timetable import (
     MOST_CAUGHT_UP,
@@ -35,10 +34,10 @@ from machine.timetable import (
     written,
 )
 from machine.timetable_runs import Run, run_of
+from machine.wire.limits import PERIODIC_LOCK_PREFIX
 from machine.wire.signature import Signature, State, TaskState
 
 _log = logging.getLogger("machine.worker")
-
 #: Seconds between two looks at the own clock, and where an entry is due more often than that.
 _PERIOD_S, _SHORT_PERIOD_S = 0.2, 0.05
 #: Seconds between two looks at the store's clock: it may step, and marks may be set by hand.
@@ -50,7 +49,6 @@ _AHEAD_MS = 60_000
 _NS_PER_MS = 1_000_000
 #: What a whole report ends with.
 _REPORT_END = b"end\n"
-
 #: Signatures -> messages, and the states that the broker does not keep itself.
 Write = Callable[[Sequence[Signature]], tuple[list[Message], list[TaskState]]]
 
@@ -354,3 +352,17 @@ def report(out: int, entries: Sequence[Entry]) -> None:
     """Write a timetable to a descriptor of `Inbox.open`, and close it; for the child."""
     with contextlib.suppress(BrokenPipeError), os.fdopen(out, "wb") as pipe:
         pipe.write(written(entries))
+
+
+#: Go tries once, and three times more, without a pause.
+TRIES = 4
+
+
+def lock_name(program: str, name: str, spec: str) -> str:
+    """Return the key of a schedule's lock, in which Go puts nothing between the parts."""
+    return f"{PERIODIC_LOCK_PREFIX}{program}{name}{spec}"
+
+
+def lock_with_retries(lock: Lock, key: str, until_ns: int, now_ns: int) -> bool:
+    """Try up to four times; say whether the lock is ours."""
+    return any(lock.lock(key, until_ns, now_ns) for _ in range(TRIES))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import Arg, Signature, group, keys
+from machine import Arg, Signature, group
+from machine.redis import keys
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Bench

@@ -19,11 +19,8 @@ import pytest
 import redis
 
 from machine.backend.eager import EagerBackend
-from machine.backend.redis import RedisBackend
 from machine.broker.eager import EagerBroker
-from machine.broker.redis import RedisBroker
 from machine.config.redis_url import parse
-from machine.connection import Connections
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import (
@@ -37,6 +34,9 @@ from machine.ports.moves import (
     Start,
     Verdict,
 )
+from machine.redis.backend import RedisBackend
+from machine.redis.broker import RedisBroker
+from machine.redis.connections import Connections
 from machine.wire.signature import Attempt, TaskResult, TaskState
 from machine.wire.states import encode_attempt, encode_letter, encode_state, encode_state_head
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import keys
 from machine.broker.eager import EagerBroker
-from machine.broker.redis import RedisBroker
 from machine.config.redis_url import parse
-from machine.connection import Connections
 from machine.ports.broker import Broker
 from machine.ports.moves import Canceled, Release, Verdict
+from machine.redis import keys
+from machine.redis.broker import RedisBroker
+from machine.redis.connections import Connections
 from machine.wire.signature import GroupMeta, TaskResult
 from machine.wire.states import encode_state, encode_state_head
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from machine import keys
 from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
-from machine.broker.redis_ticks import RedisTicker
 from machine.config.redis_url import parse
-from machine.connection import Connections
 from machine.ports.moves import Message
 from machine.ports.periodic import Marks, Tick, Ticked, Ticker
+from machine.redis import keys
+from machine.redis.connections import Connections
+from machine.redis.periodic import RedisTicker
 from machine.timetable import Entry, Mark, steps
 from machine.timetable_runs import run_of
 from machine.wire.messages import encode_signature

@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 import redis
 
-from machine import build, keys
+from machine import build
 from machine.config import Config, RedisConfig
 from machine.embedded import EmbeddedServer
 from machine.ports.clock import SystemClock
+from machine.redis import keys
 from machine.registry import Registry, Task, task
 from machine.runtime.child import Child, Ways
 from machine.runtime.chords import Chords, ChordSweep

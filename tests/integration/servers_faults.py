@@ -18,7 +18,7 @@ from typing import Any, Self
 import hiredis
 
 from machine import broker
-from machine.connection_link import script
+from machine.redis.link import script
 
 _HOST = "127.0.0.1"
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import RetryLater, Signature, chain, chord, current_task, group, keys
+from machine import RetryLater, Signature, chain, chord, current_task, group
 from machine.embedded import EmbeddedServer
 from machine.ports.moves import Canceled
+from machine.redis import keys
 
 if TYPE_CHECKING:
     from machine.runtime.child import Child

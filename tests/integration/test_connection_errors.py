@@ -11,14 +11,14 @@ import pytest
 import redis
 
 from machine import BrokerRefused, BrokerUnavailable, MachineError, QueueFull, group
-from machine.broker.redis_ticks import RedisTicker
 from machine.config.redis_url import parse
-from machine.connection import Connections, Limits
-from machine.connection_aio import links_of
-from machine.connection_link import loads
 from machine.embedded import EmbeddedServer
 from machine.ports.moves import Canceled, ChordShot, Enqueued, Park, Release, Verdict
 from machine.ports.periodic import Tick
+from machine.redis.aio import links_of
+from machine.redis.connections import Connections, Limits
+from machine.redis.link import loads
+from machine.redis.periodic import RedisTicker
 from machine.wire.signature import GroupMeta
 from tests.chaos.proxy import Proxy
 from tests.contract.conftest import Bench, redis_bench

@@ -14,7 +14,7 @@ import redis
 from machine import BrokerRefused, BrokerUnavailable, build
 from machine.config import RedisConfig
 from machine.config.redis_url import parse
-from machine.connection import Connections, Limits
+from machine.redis.connections import Connections, Limits
 from tests.integration.servers_sentinel import MASTER, Watched, watched
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import redis
 from machine import BrokerRefused, BrokerUnavailable, Signature, build
 from machine.config import RedisConfig
 from machine.config.redis_url import parse
-from machine.connection import Connections, Limits
 from machine.embedded import EmbeddedServer, NoServer
+from machine.redis.connections import Connections, Limits
 from tests.integration.servers_certificates import Authority, Pair
 
 if TYPE_CHECKING:

@@ -14,11 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from machine.backend.redis import RedisBackend
-from machine.backend.redis_awatch import watcher_of
 from machine.config.redis_url import parse
-from machine.connection import Connections, Limits
-from machine.connection_aio import links_of
 from machine.embedded import EmbeddedServer
 from machine.errors import (
     BrokerRefused,
@@ -27,6 +23,10 @@ from machine.errors import (
     ResultNotFound,
     ResultTimeout,
 )
+from machine.redis.aio import links_of
+from machine.redis.awatcher import watcher_of
+from machine.redis.backend import RedisBackend
+from machine.redis.connections import Connections, Limits
 from tests.contract.conftest import Bench, redis_bench
 from tests.integration.servers_faults import FaultyServer
 

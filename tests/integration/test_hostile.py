@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from machine import Signature, TaskFailed, chord, group, keys
+from machine import Signature, TaskFailed, chord, group
+from machine.redis import keys
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

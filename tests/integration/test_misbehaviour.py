@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import Signature, TaskFailed, keys
+from machine import Signature, TaskFailed
+from machine.redis import keys
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

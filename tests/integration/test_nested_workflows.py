@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import GroupResult, ResultNotFound, TaskFailed, build, chain, chord, group, keys
+from machine import GroupResult, ResultNotFound, TaskFailed, build, chain, chord, group
 from machine.config import Config
 from machine.errors import TaskCanceled
 from machine.execution import Hooks
+from machine.redis import keys
 from machine.registry import Registry
 from machine.result_group import GroupProgress
 from machine.server import Server

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import BrokerUnavailable, Signature, TaskFailed, chord, group, keys
-from machine.connection_link import script
+from machine import BrokerUnavailable, Signature, TaskFailed, chord, group
 from machine.embedded import EmbeddedServer
 from machine.ports.moves import Claim
+from machine.redis import keys
+from machine.redis.link import script
 from machine.runtime.courier import new_worker_id
 from tests.chaos.proxy import Proxy
 

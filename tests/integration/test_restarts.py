@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from machine import BrokerUnavailable, QueueFull, build, keys
+from machine import BrokerUnavailable, QueueFull, build
 from machine.embedded import EmbeddedServer
+from machine.redis import keys
 from machine.runtime.heartbeat import Heartbeat
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import Arg, BrokerUnavailable, Signature, build, keys
+from machine import Arg, BrokerUnavailable, Signature, build
 from machine.config import Config
-from machine.lock import RedisLock, lock_name
+from machine.redis import keys
+from machine.redis.lock import RedisLock
 from machine.registry import Registry
-from machine.runtime.scheduler import Inbox, Scheduler, report
+from machine.runtime.scheduler import Inbox, Scheduler, lock_name, report
 from machine.timetable import Entry, Mark, PeriodicState
 from machine.timetable_runs import run_of
 from machine.wire.signature import new_uuid

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import BrokerRefused, DuplicateTask, SignatureError, group, keys
+from machine import BrokerRefused, DuplicateTask, SignatureError, group
 from machine.errors import TaskCanceled
+from machine.redis import keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine import Arg, BrokerUnavailable, Signature, TaskFailed, chain, chord, group, keys
-from machine.connection_link import script
+from machine import Arg, BrokerUnavailable, Signature, TaskFailed, chain, chord, group
 from machine.embedded import EmbeddedServer
+from machine.redis import keys
+from machine.redis.link import script
 from machine.registry import Task
 from tests.chaos.proxy import Proxy
 

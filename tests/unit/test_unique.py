@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from machine.errors import SignatureError
-from machine.keys import unique
+from machine.redis.keys import unique
 from machine.wire.headers import Unique, refuse_unique, unique_of
 from machine.wire.limits import is_result_id
 from machine.wire.signature import Signature

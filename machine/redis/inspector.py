@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from machine import keys
-from machine.connection import Connections
-from machine.connection_link import Command
 from machine.ports.broker import QueueCount, Survey
+from machine.redis import keys
+from machine.redis.connections import Connections
+from machine.redis.link import Command
 
 #: Commands of the first round trip for each queue.
 _EACH = 5

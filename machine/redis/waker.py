@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from machine import keys
-from machine.connection import Connections
 from machine.errors import BrokerUnavailable
+from machine.redis import keys
+from machine.redis.connections import Connections
 
 #: Seconds after its time that a blocking move's answer is given up.
 _LATE_S = 3.0

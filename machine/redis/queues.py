@@ -1,23 +1,22 @@
-"""
-Unique tasks on Redis: one script that looks who has the key, and queues or does not.
-
-A script may only touch keys it is told, and the key's holder is known to the server
-alone: so the first call learns who that is, and the second one names it.
-"""
+"""What callers do to queues on Redis: unique sends and cancellations."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
-from machine import keys
-from machine.connection import Connections
-from machine.connection_link import Command, script
 from machine.errors import BrokerRefused
 from machine.ports.broker import Admitted
-from machine.ports.moves import Enqueued, Message
+from machine.ports.moves import Canceled, Enqueued, Message
+from machine.redis import keys
+from machine.redis.connections import Connections
+from machine.redis.link import Command, script
+from machine.redis.moves import MOST_MOVES, Terms
 from machine.wire.limits import is_result_id
-from machine.wire.states import CANCELED
-from machine.wire.text import quote
+from machine.wire.signature import State, TaskState
+from machine.wire.states import CANCELED, encode_state
+from machine.wire.text import now_text, quote
 
 _CHANGED = 2
 #: Calls after which a key that changes hands between any two of them is given up.
@@ -51,7 +50,7 @@ class RedisUnique:
         self, message: Message, key: str, *, replace: bool = False
     ) -> Admitted:
         """Do what `enqueue_unique` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         holder = ""
         for _ in range(_MOST_CALLS):
@@ -99,3 +98,31 @@ def _restless(key: str) -> BrokerRefused:
         f"The unique key {key!r} changed hands each of {_MOST_CALLS} times we looked; nothing was "
         "sent. Send again, or send less often with one key."
     )
+
+
+_CODES = {int(code): code for code in Canceled}
+
+
+def cancel_commands(
+    uuids: Sequence[str], ahead: Sequence[str], terms: Terms, *, keeps_states: bool
+) -> list[Command]:
+    """Return the calls of ``cancel.lua`` for these tasks, 500 in each."""
+    created_at = now_text(time.time_ns())
+    entries = [(uuid, 0) for uuid in uuids] + [(uuid, 1) for uuid in ahead]
+    commands = []
+    for start in range(0, len(entries), MOST_MOVES):
+        names: list[Any] = [terms.canceled_key]
+        args: list[Any] = [terms.kept_s, terms.pending_s, f'"{CANCELED}"']
+        for uuid, is_ahead in entries[start : start + MOST_MOVES]:
+            state = TaskState(
+                task_uuid=uuid, state=State.FAILURE, error=CANCELED, created_at=created_at
+            )
+            names.append(uuid if keeps_states else terms.canceled_key)
+            args += (uuid, encode_state(state) if keeps_states else b"", is_ahead)
+        commands.append(script("cancel").call(names, args))
+    return commands
+
+
+def cancel_codes(answers: Sequence[Sequence[int]]) -> list[Canceled]:
+    """Return what became of each task, in the order asked."""
+    return [_CODES[code] for answer in answers for code in answer]

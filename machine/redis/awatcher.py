@@ -12,13 +12,13 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
-from machine.backend.interest import Interest, Watch
-from machine.backend.redis_watch import FIRST_PAUSE_S, LOOK_AGAIN_S, MOST_KEYS
-from machine.connection import Connections, next_pause_s
-from machine.connection_aio import AsyncLink, of_loop
-from machine.connection_errors import error_of
-from machine.connection_link import Push
 from machine.errors import BrokerUnavailable, MachineError, ResultTimeout
+from machine.redis.aio import AsyncLink, of_loop
+from machine.redis.connections import Connections, next_pause_s
+from machine.redis.errors import error_of
+from machine.redis.link import Push
+from machine.redis.waiters import Interest, Watch
+from machine.redis.watcher import FIRST_PAUSE_S, LOOK_AGAIN_S, MOST_KEYS
 from machine.wire.signature import TaskState
 
 

@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from machine import keys
-from machine.connection import Connections
-from machine.connection_link import Command, script
 from machine.errors import WireError
 from machine.ports.broker import UNPARK_MOST, UNPARK_WITHIN_S
+from machine.redis import keys
+from machine.redis.connections import Connections
+from machine.redis.link import Command, script
 from machine.wire.messages import decode_signature
 
 #: Messages asked about, or changed, in one command: about 1 ms of the server.

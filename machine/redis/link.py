@@ -17,8 +17,8 @@ import redis
 from hiredis import pack_command
 from redis.exceptions import NoScriptError
 
-from machine.connection_errors import error_of
 from machine.errors import BrokerUnavailable
+from machine.redis.errors import error_of
 
 if TYPE_CHECKING:
     from redis.connection import Connection
@@ -36,7 +36,7 @@ class Script:
     """
 
     def __init__(self, name: str) -> None:
-        path = resources.files("machine.broker").joinpath("lua", f"{name}.lua")
+        path = resources.files("machine.redis").joinpath("lua", f"{name}.lua")
         self.name = name
         self.text = path.read_text(encoding="utf-8")
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
@@ -239,5 +239,5 @@ def loads() -> list[Command]:
 
 @cache
 def _all_scripts() -> list[Script]:
-    folder = resources.files("machine.broker").joinpath("lua")
+    folder = resources.files("machine.redis").joinpath("lua")
     return [script(f.name[:-4]) for f in folder.iterdir() if f.name.endswith(".lua")]

@@ -1,10 +1,4 @@
-"""
-Moves -> script calls, and their answers -> verdicts. Pure: nothing is sent here.
-
-Moves of one kind, one worker and one queue become one call, so that finishing
-a hundred tasks costs one script. `RedisBroker.exchange` sends what this room
-builds, in one round trip with the next claim.
-"""
+"""Moves of claimed messages, and fired chords, as calls of scripts; verdicts from their answers."""
 
 from __future__ import annotations
 
@@ -12,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from machine import keys
-from machine.connection_link import Command, script
 from machine.ports.moves import (
+    ChordShot,
     Claim,
     Exchange,
     Finish,
@@ -27,6 +20,9 @@ from machine.ports.moves import (
     Start,
     Verdict,
 )
+from machine.redis import keys
+from machine.redis.link import Command, script
+from machine.wire.limits import CHORD_MUTEX
 
 #: Moves in one script call: a bound on how long the server is busy with it (about 5 ms).
 MOST_MOVES = 500
@@ -207,3 +203,22 @@ _BUILDERS: dict[type, Callable[[Any, str, str, Terms], Command]] = {
     Park: _parks,
 }
 _VERDICTS = {int(v): v for v in Verdict}
+
+
+def shot_command(shot: ChordShot, terms: Terms) -> Command:
+    """Return the call of ``fire_chord.lua`` that fires this chord."""
+    chords = keys.chords(shot.home)
+    mutex = CHORD_MUTEX if shot.shared else chords
+    names: list[Any] = [chords, shot.group_uuid, terms.delayed_key, mutex]
+    failed = int(bool(shot.fallen))
+    args: list[Any] = [shot.group_uuid, terms.kept_s, terms.pending_s, shot.meta, failed]
+    args.append(int(shot.shared))
+    extras = [
+        *follow_up_extras(shot.messages),
+        *fallen_extras(shot.fallen),
+        *member_extras(shot.members),
+    ]
+    for kind, its_keys, words in extras:
+        names += its_keys
+        args += (kind, *words)
+    return script("fire_chord").call(names, args)

@@ -16,23 +16,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from machine import keys
-from machine.broker.redis_cancel import cancel_codes, cancel_commands
-from machine.broker.redis_chords import shot_command
-from machine.broker.redis_moves import (
-    MOST_MOVES,
-    Terms,
-    calls,
-    message_words,
-    read_claims,
-    read_verdicts,
-)
-from machine.broker.redis_parked import RedisParked
-from machine.broker.redis_survey import RedisSurvey
-from machine.broker.redis_unique import RedisUnique
-from machine.broker.redis_waker import RedisWaker
-from machine.connection import Connections
-from machine.connection_link import Command, loads, script
 from machine.errors import BrokerRefused, WireError
 from machine.ports.broker import Reaped, Roster
 from machine.ports.moves import (
@@ -46,6 +29,22 @@ from machine.ports.moves import (
     Move,
     Verdict,
 )
+from machine.redis import keys
+from machine.redis.claims import RedisParked
+from machine.redis.connections import Connections
+from machine.redis.inspector import RedisSurvey
+from machine.redis.link import Command, loads, script
+from machine.redis.moves import (
+    MOST_MOVES,
+    Terms,
+    calls,
+    message_words,
+    read_claims,
+    read_verdicts,
+    shot_command,
+)
+from machine.redis.queues import RedisUnique, cancel_codes, cancel_commands
+from machine.redis.waker import RedisWaker
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.messages import decode_signature
 from machine.wire.states import decode_letter, encode_letter
@@ -112,7 +111,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
 
     async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
         """Do what `enqueue` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         commands = self._enqueue_commands(messages)
         return self._codes(await links_of(self._connections).execute(commands))
@@ -136,7 +135,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
 
     async def acancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
         """Do what `cancel` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         commands = self._cancel_commands(uuids, ahead)
         return cancel_codes(await links_of(self._connections).execute(commands))
@@ -368,7 +367,7 @@ class RedisBroker(RedisUnique, RedisParked, RedisSurvey):
 
     async def aclose(self) -> None:
         """Close every connection, those of the running event loop included."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         await links_of(self._connections).close()
         self.close()

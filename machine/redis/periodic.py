@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from machine import keys
-from machine.connection import Connections
-from machine.connection_link import Command, script
 from machine.ports.periodic import Marks, Tick, Ticked
+from machine.redis import keys
+from machine.redis.connections import Connections
+from machine.redis.link import Command, script
 
 #: A state that is not final outlives a long queue, whatever the results' own time.
 _PENDING_AT_LEAST_S = 86_400
@@ -46,7 +46,7 @@ class RedisTicker:
 
     async def amarks(self, home: str) -> Marks:
         """Do what `marks` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         return _marks(await links_of(self._connections).execute(_asked(home)))
 
@@ -57,7 +57,7 @@ class RedisTicker:
 
     async def aswitch(self, home: str, name: str, *, canceled: bool) -> bool:
         """Do what `switch` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         command = _switch(home, name, canceled=canceled)
         [answer] = await links_of(self._connections).execute([command])
@@ -80,7 +80,7 @@ class RedisTicker:
 
     async def aclose(self) -> None:
         """Close every connection, those of the running event loop included."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         await links_of(self._connections).close()
         self.close()

@@ -17,10 +17,10 @@ import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from machine.connection import Connections, next_pause_s
-from machine.connection_errors import error_of
-from machine.connection_link import TRACK, Command, Push, checked, forgotten, tracks
 from machine.errors import BrokerUnavailable, MachineError
+from machine.redis.connections import Connections, next_pause_s
+from machine.redis.errors import error_of
+from machine.redis.link import TRACK, Command, Push, checked, forgotten, tracks
 
 T = TypeVar("T")
 

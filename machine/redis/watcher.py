@@ -14,11 +14,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from machine.backend.interest import Interest, Watch
-from machine.connection import Connections, next_pause_s
-from machine.connection_errors import error_of
-from machine.connection_link import Link, Push
 from machine.errors import BrokerUnavailable, MachineError, ResultTimeout
+from machine.redis.connections import Connections, next_pause_s
+from machine.redis.errors import error_of
+from machine.redis.link import Link, Push
+from machine.redis.waiters import Interest, Watch
 from machine.wire.signature import TaskState
 
 #: Keys in one MGET: a bound on how long the server is busy with it.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from machine.backend.redis_watch import Watcher
-from machine.connection import Connections
 from machine.ports.backend import MOST_ATTEMPTS
+from machine.redis.connections import Connections
+from machine.redis.watcher import Watcher
 from machine.wire.signature import GroupMeta, TaskState
 from machine.wire.states import (
     decode_group,
@@ -50,7 +50,7 @@ class RedisBackend:
 
     async def aread(self, uuids: Sequence[str]) -> list[TaskState | None]:
         """Do what `read` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         commands = _reads(uuids)
         return _states(await links_of(self._connections).execute(commands)) if commands else []
@@ -82,7 +82,7 @@ class RedisBackend:
         self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
     ) -> None:
         """Do what `record_group` does, without blocking the event loop."""
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         await links_of(self._connections).execute(self._group_commands(meta, due_ns, ahead))
 
@@ -110,7 +110,7 @@ class RedisBackend:
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
     ) -> AsyncIterator[TaskState]:
         """Do what `completed` does, without blocking the event loop."""
-        from machine.backend.redis_awatch import watcher_of  # noqa: PLC0415 - asyncio where used
+        from machine.redis.awatcher import watcher_of  # noqa: PLC0415 - asyncio where used
 
         return watcher_of(self._connections).completed(uuids, timeout_s, missing_ok=missing_ok)
 
@@ -129,8 +129,8 @@ class RedisBackend:
 
     async def aclose(self) -> None:
         """Close the running event loop's connections, and the others."""
-        from machine.backend.redis_awatch import watcher_of  # noqa: PLC0415 - asyncio where used
-        from machine.connection_aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
+        from machine.redis.awatcher import watcher_of  # noqa: PLC0415 - asyncio where used
 
         await watcher_of(self._connections).close()
         await links_of(self._connections).close()

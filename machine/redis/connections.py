@@ -20,23 +20,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from machine.connection_link import Command, Link, Push, Script, loads, script
 from machine.errors import BrokerRefused, BrokerUnavailable, ConfigError, MachineError
+from machine.redis.link import Command, Link, Push
 
 if TYPE_CHECKING:
     from redis.connection import Connection
 
     from machine.config.redis_url import RedisAddress
-
-__all__ = [
-    "Command",
-    "Connections",
-    "Limits",
-    "Script",
-    "loads",
-    "next_pause_s",
-    "script",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

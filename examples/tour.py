@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from machine import MachineError, build, chord, connect, group
 from machine.config import Config
 from machine.errors import TaskCanceled, TaskExpired
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.server import Server
 from machine.tasks import add, climb, flaky, multiply, say
 

@@ -40,9 +40,9 @@ from machine.errors import (
 )
 from machine.execution import Hooks, TaskContext, current_task
 from machine.registry import AsyncTask, Registry, Task, task
-from machine.result import ChainResult, ChordResult
-from machine.result_group import GroupProgress, GroupResult
-from machine.result_task import AsyncResult
+from machine.results.chain import ChainResult, ChordResult
+from machine.results.group import GroupProgress, GroupResult
+from machine.results.task import AsyncResult
 from machine.scheduling import periodic
 from machine.timetable import PeriodicState
 from machine.wire.signature import Arg, Signature, State, TaskState

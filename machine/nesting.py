@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from machine.errors import SignatureError
 from machine.execution import Succeeded, running_task
-from machine.result_course import Course
+from machine.results.group import Course
 from machine.wire.limits import MOST_NESTED, MOST_NODES
 from machine.wire.signature import Signature, TaskResult, copied
 from machine.workflow import Group, steps_of

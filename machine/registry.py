@@ -16,7 +16,7 @@ from machine.execution import Hooks
 from machine.importing import imported
 from machine.nesting import GATHER, gather
 from machine.parameters import Parameters
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.sender import Sender
 from machine.task_headers import OnDuplicate, TaskHeaders, UniqueBy
 from machine.timetable import Entry

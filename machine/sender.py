@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from machine.errors import SignatureError
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.wire.signature import Signature
 
 

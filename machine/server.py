@@ -24,8 +24,8 @@ from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import Message
 from machine.registry import Registry, Task
-from machine.result_group import GroupResult
-from machine.result_task import AsyncResult
+from machine.results.group import GroupResult
+from machine.results.task import AsyncResult
 from machine.scheduling import Scheduling
 from machine.unique_sending import UniqueSending
 from machine.wire.headers import inherit, unique_of

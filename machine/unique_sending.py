@@ -17,7 +17,7 @@ from machine.errors import BrokerUnavailable, DuplicateTask, SignatureError
 from machine.outgoing import judge, told
 from machine.ports.broker import Admitted, Broker
 from machine.ports.moves import Message
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.wire.headers import Unique
 from machine.wire.signature import Signature, TaskState
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.server import Server
 from machine.wire.headers import Unique
 from machine.wire.signature import Signature

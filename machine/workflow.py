@@ -17,9 +17,9 @@ from typing import Any, Generic, Literal, Self, TypeVar, Union, overload
 
 from machine import options
 from machine.errors import SignatureError
-from machine.result import ChainResult, ChordResult
-from machine.result_group import GroupResult
-from machine.result_task import AsyncResult
+from machine.results.chain import ChainResult, ChordResult
+from machine.results.group import GroupResult
+from machine.results.task import AsyncResult
 from machine.sender import Sender, SenderOf, found
 from machine.wire.signature import JSON, Signature, copied
 

@@ -18,9 +18,9 @@ from machine.errors import SignatureError
 from machine.nesting import Plan, Stage, plan
 from machine.outgoing import Outgoing
 from machine.ports.backend import Backend
-from machine.result import ChainResult, ChordResult
-from machine.result_group import GroupResult
-from machine.result_task import AsyncResult
+from machine.results.chain import ChainResult, ChordResult
+from machine.results.group import GroupResult
+from machine.results.task import AsyncResult
 from machine.wire.signature import GroupMeta, Signature, State, TaskState
 from machine.wire.text import now_text
 from machine.workflow import Chain, Chord, Group, GroupChain, Piece, series, steps_of

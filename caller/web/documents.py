@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from caller.web.json_text import json_bytes
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed, WireError
-from machine.result_group import GroupProgress
-from machine.result_task import raise_if_failed
+from machine.results.group import GroupProgress
+from machine.results.task import raise_if_failed
 from machine.wire.signature import State, TaskState
 
 Document = dict[str, Any]

@@ -21,8 +21,8 @@ from caller.web.problems import Problem
 from machine.config.queues import names
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
 from machine.ports.backend import Backend
-from machine.result_group import GroupResult
-from machine.result_task import AsyncResult
+from machine.results.group import GroupResult
+from machine.results.task import AsyncResult
 from machine.server import Server
 from machine.wire.limits import is_result_id
 from machine.wire.signature import GroupMeta, State, TaskState

@@ -24,7 +24,7 @@ from machine.config import Config
 from machine.embedded import EmbeddedServer
 from machine.ports.broker import Broker
 from machine.registry import Registry
-from machine.result_group import GroupResult
+from machine.results.group import GroupResult
 from machine.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from machine.errors import TaskCanceled
 from machine.execution import Hooks
 from machine.redis import keys
 from machine.registry import Registry
-from machine.result_group import GroupProgress
+from machine.results.group import GroupProgress
 from machine.server import Server
 from tests.integration.test_workflows import Sums
 

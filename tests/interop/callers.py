@@ -21,10 +21,9 @@ from machine import build
 from machine.config import Config
 from machine.errors import MachineError, TaskFailed
 from machine.registry import Registry
-from machine.result import ChainResult, ChordResult
-from machine.result_course import Course
-from machine.result_group import GroupResult
-from machine.result_task import AsyncResult
+from machine.results.chain import ChainResult, ChordResult
+from machine.results.group import Course, GroupResult
+from machine.results.task import AsyncResult
 from machine.wire.signature import Arg, Signature
 from machine.workflow import Chain, Chord, Group
 

@@ -20,7 +20,7 @@ from machine import Arg, Signature, new_signature
 from machine.build import server as build_server
 from machine.config import Config, RedisConfig
 from machine.registry import Registry
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]

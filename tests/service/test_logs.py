@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from machine.result_task import AsyncResult
+from machine.results.task import AsyncResult
 from machine.wire.signature import Arg, Signature
 
 WaitUntil = Callable[..., Any]

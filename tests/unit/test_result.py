@@ -22,10 +22,9 @@ from machine.errors import (
 from machine.execution import TaskContext, running_task
 from machine.ports.clock import Clock, SystemClock
 from machine.ports.moves import Canceled
-from machine.result import ChainResult, ChordResult
-from machine.result_course import Course
-from machine.result_group import GroupProgress, GroupResult
-from machine.result_task import AsyncResult
+from machine.results.chain import ChainResult, ChordResult
+from machine.results.group import Course, GroupProgress, GroupResult
+from machine.results.task import AsyncResult
 from machine.wire.signature import Progress, Signature, State, TaskResult, TaskState
 
 Way = Callable[..., Any]

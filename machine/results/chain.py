@@ -1,10 +1,4 @@
-"""
-What sending returns: handles that know ids and can wait for values.
-
-The handle of one task is in `result_task`, that of a group in `result_group`;
-here are those of chains and chords. All are to be had from here. Nothing here
-sends, and nothing here knows Redis.
-"""
+"""The handles of chains and chords: the last result, or the failure of a task before it."""
 
 from __future__ import annotations
 
@@ -13,9 +7,8 @@ from typing import Any, TypeVar
 
 from machine.errors import ResultNotFound
 from machine.ports.backend import Backend
-from machine.result_course import Course, Workflow
-from machine.result_group import GroupProgress, GroupResult
-from machine.result_task import (
+from machine.results.group import Course, GroupResult, Workflow
+from machine.results.task import (
     AsyncResult,
     Canceler,
     closing,
@@ -24,16 +17,6 @@ from machine.result_task import (
 )
 from machine.wire.signature import TaskState
 from machine.wire.states import state_results
-
-__all__ = [
-    "AsyncResult",
-    "Canceler",
-    "ChainResult",
-    "ChordResult",
-    "Course",
-    "GroupProgress",
-    "GroupResult",
-]
 
 R_co = TypeVar("R_co", covariant=True)
 

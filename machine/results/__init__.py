@@ -1,0 +1,1 @@
+"""What sending returns: handles that know ids and wait for values."""

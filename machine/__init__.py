@@ -11,15 +11,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from machine import registry as _registry
-from machine.builders import (
-    chain,
-    chord,
-    group,
-    new_chain,
-    new_chord,
-    new_group,
-    new_signature,
-)
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -46,7 +37,16 @@ from machine.results.task import AsyncResult
 from machine.scheduling import periodic
 from machine.timetable import PeriodicState
 from machine.wire.signature import Arg, Signature, State, TaskState
-from machine.workflow import Chain, Chord, Group, GroupChain, TypedSignature
+from machine.workflow.builders import (
+    chain,
+    chord,
+    group,
+    new_chain,
+    new_chord,
+    new_group,
+    new_signature,
+)
+from machine.workflow.pieces import Chain, Chord, Group, GroupChain, TypedSignature
 
 if TYPE_CHECKING:
     from machine.config import Config

@@ -14,14 +14,14 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 from machine.errors import SignatureError, TaskNotRegistered
 from machine.execution import Hooks
 from machine.importing import imported
-from machine.nesting import GATHER, gather
 from machine.parameters import Parameters
 from machine.results.task import AsyncResult
-from machine.sender import Sender
 from machine.task_headers import OnDuplicate, TaskHeaders, UniqueBy
 from machine.timetable import Entry
 from machine.wire.signature import JSON, Arg
-from machine.workflow import Group, TypedSignature
+from machine.workflow.pieces import Group, TypedSignature
+from machine.workflow.plan import GATHER, gather
+from machine.workflow.sender import Sender
 
 P = ParamSpec("P")
 R = TypeVar("R")

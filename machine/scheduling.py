@@ -16,7 +16,7 @@ from machine.registry import Registry, Task
 from machine.timetable import CatchUp, Entry, PeriodicState, Ways, check_name, states
 from machine.timetable_runs import run_of
 from machine.wire.signature import Signature
-from machine.workflow import Piece
+from machine.workflow.pieces import Piece
 
 if TYPE_CHECKING:
     from machine.config import Config

@@ -30,7 +30,7 @@ from machine.scheduling import Scheduling
 from machine.unique_sending import UniqueSending
 from machine.wire.headers import inherit, unique_of
 from machine.wire.signature import GroupMeta, Signature, TaskState, copied
-from machine.workflow import TypedSignature
+from machine.workflow.pieces import TypedSignature
 from machine.workflow_sending import NO_GROUPS, Groups, WorkflowSending
 
 R = TypeVar("R")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
-from machine import options
 from machine.errors import SignatureError
 from machine.wire.headers import (
     ON_CRASH_HEADER,
@@ -22,6 +21,7 @@ from machine.wire.headers import (
 )
 from machine.wire.messages import encode_signature
 from machine.wire.signature import JSON, Arg, Signature
+from machine.workflow import options
 
 #: What to do when another task has the key.
 OnDuplicate = Literal["join", "refuse", "replace"]

@@ -16,10 +16,10 @@ from uuid import UUID, uuid5
 
 from machine.cron import Schedule, parse, spec_text
 from machine.errors import SignatureError
-from machine.nesting import Plan, plan
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Signature, copied
-from machine.workflow import Chord, Group, series, steps_of
+from machine.workflow.pieces import Chord, Group, series, steps_of
+from machine.workflow.plan import Plan, plan
 
 Kind = Literal["task", "chain", "group", "chord", "workflow"]
 CatchUp = Literal["latest", "skip", "all"]

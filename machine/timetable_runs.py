@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from machine.timetable import Entry, Outline
 from machine.wire.signature import GroupMeta, Signature, copied
 from machine.wire.text import now_text
-from machine.workflow import Chain, Group
+from machine.workflow.pieces import Chain, Group
 
 #: Root of the ids of what entries send.
 _NAMESPACE: Final = UUID("3d8c1f7e-52ab-5b0d-9a44-6e0f2c9b7d15")

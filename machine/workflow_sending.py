@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 from machine.canceling import Canceling
 from machine.config import Config
 from machine.errors import SignatureError
-from machine.nesting import Plan, Stage, plan
 from machine.outgoing import Outgoing
 from machine.ports.backend import Backend
 from machine.results.chain import ChainResult, ChordResult
@@ -23,7 +22,8 @@ from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
 from machine.wire.signature import GroupMeta, Signature, State, TaskState
 from machine.wire.text import now_text
-from machine.workflow import Chain, Chord, Group, GroupChain, Piece, series, steps_of
+from machine.workflow.pieces import Chain, Chord, Group, GroupChain, Piece, series, steps_of
+from machine.workflow.plan import Plan, Stage, plan
 
 R = TypeVar("R")
 

@@ -20,7 +20,7 @@ from machine.wire.headers import ON_DUPLICATE, unique_key
 from machine.wire.limits import MOST_RETRIES
 from machine.wire.signature import new_uuid
 from machine.wire.text import shown
-from machine.workflow import Chain, Group, GroupChain, Piece, TypedSignature, series
+from machine.workflow.pieces import Chain, Group, GroupChain, Piece, TypedSignature, series
 
 #: Bytes of all messages of one workflow: what follows a group is in each member's message.
 MOST_WORKFLOW_BYTES: Final = 64 << 20

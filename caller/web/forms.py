@@ -18,7 +18,7 @@ from typing import Any, Final
 from machine.errors import SignatureError
 from machine.registry import Task
 from machine.wire import gotypes
-from machine.workflow import TypedSignature
+from machine.workflow.pieces import TypedSignature
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 #: Floats beyond this may have lost digits on their way.

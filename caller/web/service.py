@@ -27,7 +27,7 @@ from machine.server import Server
 from machine.wire.limits import is_result_id
 from machine.wire.signature import GroupMeta, State, TaskState
 from machine.wire.text import now_text, shown
-from machine.workflow import Chord, Group
+from machine.workflow.pieces import Chord, Group
 
 #: Seconds within which Redis has to answer for this replica to be ready.
 _READY_S: Final = 1.0

@@ -37,7 +37,6 @@ from machine.ports.moves import (
     Start,
     Verdict,
 )
-from machine.retry import backoff_s
 from machine.wire.messages import decode_signature
 from machine.wire.signature import State, TaskState
 from machine.wire.states import (
@@ -52,7 +51,6 @@ from machine.wire.states import (
 REAP_MOST = 200
 #: First and longest time a message of an unknown task is put aside, in seconds.
 PARK_FIRST_S, PARK_MOST_S = 1.0, 60.0
-
 _MS = 1_000_000
 _S = 1_000_000_000
 #: How the fields of a canceled task's state begin.
@@ -404,3 +402,15 @@ def _is_canceled(encoded: bytes) -> bool:
 
 def _canceled(uuid: str, name: str, error: str) -> TaskState:
     return TaskState(task_uuid=uuid, state=State.FAILURE, task_name=name, error=error)
+
+
+def backoff_s(attempt: int, *, first_s: float, most_s: float) -> float:
+    """
+    Return ``first_s`` doubled for each attempt after the first, at most ``most_s``.
+
+    Args:
+        attempt: From 1; anything lower counts as 1.
+        first_s: Seconds after the first attempt, > 0.
+        most_s: The ceiling in seconds.
+    """
+    return min(most_s, first_s * 2.0 ** min(max(attempt, 1) - 1, 60))

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from machine.errors import BrokerRefused, SignatureError, WireError
 from machine.execution import Failed
-from machine.follow_up import chord_callback, follow_ups, never_run
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
@@ -24,6 +23,7 @@ from machine.wire.messages import decode_signature
 from machine.wire.signature import GroupMeta, Signature, State, TaskState
 from machine.wire.states import encode_group, encode_state
 from machine.wire.text import now_text
+from machine.workflow.callbacks import chord_callback, follow_ups, never_run
 
 _log = logging.getLogger("machine.worker")
 #: Chords that one sweep looks at.

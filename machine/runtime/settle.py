@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from machine.errors import MachineError, SignatureError, WireError
 from machine.execution import Again as RetryOutcome
 from machine.execution import Failed, Outcome, Succeeded
-from machine.follow_up import follow_ups, never_run, retried
 from machine.ports.moves import Claim, Finish, Member, Message, Retry, Start
 from machine.wire.headers import attempt, inherit, restamp, set_expiry
 from machine.wire.limits import DELAYED_DEFAULT
@@ -27,6 +26,7 @@ from machine.wire.states import (
     encode_state_head,
 )
 from machine.wire.text import now_text
+from machine.workflow.callbacks import follow_ups, never_run, retried
 
 _NOT_RUN = "not run: "
 

@@ -25,7 +25,7 @@ from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import Course, GroupResult
 from machine.results.task import AsyncResult
 from machine.wire.signature import Arg, Signature
-from machine.workflow import Chain, Chord, Group
+from machine.workflow.pieces import Chain, Chord, Group
 
 PATIENCE_S = 20.0
 

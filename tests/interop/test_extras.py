@@ -16,7 +16,7 @@ import pytest
 from machine import DuplicateTask, TaskFailed
 from machine.wire.signature import Arg, Signature
 from machine.wire.text import now_text
-from machine.workflow import Chain, Chord, Group, GroupChain
+from machine.workflow.pieces import Chain, Chord, Group, GroupChain
 from tests.interop.callers import Job, fresh, ints, texts
 from tests.interop.crossing import DEFAULT_QUEUE, GO_QUEUE, PY_QUEUE, Crossing
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.builders import chain, chord, group, new_group
 from machine.errors import SignatureError
 from machine.execution import Succeeded, TaskContext, running_task
-from machine.nesting import GATHER, Plan, gather, plan
 from machine.registry import Registry, task
 from machine.wire.signature import Arg, GroupMeta, Signature, TaskResult
 from machine.wire.states import decode_group, encode_group
-from machine.workflow import Chain, Chord, Group, GroupChain, TypedSignature, steps_of
+from machine.workflow.builders import chain, chord, group, new_group
+from machine.workflow.pieces import Chain, Chord, Group, GroupChain, TypedSignature, steps_of
+from machine.workflow.plan import GATHER, Plan, gather, plan
 
 
 @task

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.retry import backoff_s, fibonacci_next
+from machine.broker.eager_store import backoff_s
+from machine.workflow.callbacks import fibonacci_next
 
 
 @pytest.mark.parametrize(

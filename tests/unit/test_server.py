@@ -10,7 +10,6 @@ import pytest
 
 from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
-from machine.builders import chain, chord, group, new_chain, new_group, new_signature
 from machine.config import Config, RedisConfig
 from machine.errors import (
     BrokerRefused,
@@ -29,7 +28,8 @@ from machine.server import Server
 from machine.wire.headers import ON_CRASH_HEADER
 from machine.wire.messages import encode_signature
 from machine.wire.signature import Arg, Signature, State
-from machine.workflow import Chord, Group
+from machine.workflow.builders import chain, chord, group, new_chain, new_group, new_signature
+from machine.workflow.pieces import Chord, Group
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 QUEUE = "machinery_tasks"

@@ -13,7 +13,7 @@ from machine.errors import SignatureError
 from machine.timetable import MOST_CAUGHT_UP, Entry, Mark, Step, read, steps, written
 from machine.timetable_runs import run_of
 from machine.wire.signature import Arg, Signature
-from machine.workflow import Chain, Group
+from machine.workflow.pieces import Chain, Group
 
 HOUR_MS = 3_600_000
 T = 500_000 * HOUR_MS

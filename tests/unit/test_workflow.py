@@ -11,14 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.builders import chain, chord, group, new_chain, new_chord, new_group, new_signature
 from machine.errors import SignatureError
 from machine.execution import Again, Failed, Succeeded
-from machine.follow_up import chord_callback, follow_ups, retried
 from machine.registry import Task, task
 from machine.wire.headers import ATTEMPT_HEADER, attempt
 from machine.wire.signature import Arg, Signature, State, TaskResult, TaskState, copied
-from machine.workflow import Chain
+from machine.workflow.builders import (
+    chain,
+    chord,
+    group,
+    new_chain,
+    new_chord,
+    new_group,
+    new_signature,
+)
+from machine.workflow.callbacks import chord_callback, follow_ups, retried
+from machine.workflow.pieces import Chain
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 NOW_NS = 1_800_000_000 * 10**9

@@ -12,10 +12,9 @@ from itertools import pairwise
 from typing import Any, TypeVar, overload
 
 from machine.wire.signature import Arg, Signature, new_uuid
-from machine.workflow import Chain, Chord, Group, GroupChain, Piece, TypedSignature, series
+from machine.workflow.pieces import Chain, Chord, Group, GroupChain, Piece, TypedSignature, series
 
 R = TypeVar("R")
-
 _Task = TypedSignature[R] | Chain[R] | Chord[R]
 _Group = Group[R] | GroupChain[R]
 _Any = Signature | Piece[Any]
@@ -24,24 +23,44 @@ _Members = Group[Any] | Iterable[_Any]
 
 @overload
 def chain(a: _Task[R], /) -> Chain[R]: ...
+
+
 @overload
 def chain(a: _Group[R], /) -> GroupChain[R]: ...
+
+
 @overload
 def chain(a: _Any, b: _Task[R], /) -> Chain[R]: ...
+
+
 @overload
 def chain(a: _Any, b: _Group[R], /) -> GroupChain[R]: ...
+
+
 @overload
 def chain(a: _Any, b: _Any, c: _Task[R], /) -> Chain[R]: ...
+
+
 @overload
 def chain(a: _Any, b: _Any, c: _Group[R], /) -> GroupChain[R]: ...
+
+
 @overload
 def chain(a: _Any, b: _Any, c: _Any, d: _Task[R], /) -> Chain[R]: ...
+
+
 @overload
 def chain(a: _Any, b: _Any, c: _Any, d: _Group[R], /) -> GroupChain[R]: ...
+
+
 @overload
 def chain(*pieces: Signature) -> Chain[Any]: ...
+
+
 @overload
 def chain(*pieces: _Any) -> Chain[Any] | GroupChain[Any]: ...
+
+
 def chain(*pieces: Any) -> Chain[Any] | GroupChain[Any]:
     """Return the steps one after another, as ``a | b | c`` does, which is typed at any length."""
     return series(pieces)
@@ -49,8 +68,12 @@ def chain(*pieces: Any) -> Chain[Any] | GroupChain[Any]:
 
 @overload
 def group(*pieces: Piece[R]) -> Group[R]: ...
+
+
 @overload
 def group(pieces: Iterable[Piece[R]], /) -> Group[R]: ...
+
+
 def group(*pieces: Any) -> Group[Any]:
     """Return tasks and workflows side by side; takes them, or one iterable of them."""
     if len(pieces) == 1 and isinstance(pieces[0], Iterable):
@@ -60,10 +83,16 @@ def group(*pieces: Any) -> Group[Any]:
 
 @overload
 def chord(members: _Members, callback: TypedSignature[R]) -> Chord[R]: ...
+
+
 @overload
 def chord(members: _Members, callback: Chain[R] | Chord[R]) -> Chain[R]: ...
+
+
 @overload
 def chord(members: _Members, callback: _Group[R]) -> GroupChain[R]: ...
+
+
 def chord(members: _Members, callback: Any) -> Any:
     """Return a group with a callback, as ``group(…) | callback`` does."""
     return (members if isinstance(members, Group) else Group[Any](members)) | callback

@@ -22,11 +22,10 @@ from machine.execution import Succeeded, running_task
 from machine.results.group import Course
 from machine.wire.limits import MOST_NESTED, MOST_NODES
 from machine.wire.signature import Signature, TaskResult, copied
-from machine.workflow import Group, steps_of
+from machine.workflow.pieces import Group, steps_of
 
 #: The name of the built-in task between two groups.
 GATHER: Final = "machine.gather"
-
 #: Fills in and checks a signature that nobody else holds; the prefix of its id.
 Complete = Callable[[Signature, str], Signature]
 

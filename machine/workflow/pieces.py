@@ -15,18 +15,17 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Generic, Literal, Self, TypeVar, Union, overload
 
-from machine import options
 from machine.errors import SignatureError
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
-from machine.sender import Sender, SenderOf, found
 from machine.wire.signature import JSON, Signature, copied
+from machine.workflow import options
+from machine.workflow.sender import Sender, SenderOf, found
 
 R = TypeVar("R")
 R2 = TypeVar("R2")
 R_co = TypeVar("R_co", covariant=True)
-
 #: Workflows in workflows in workflows: so many at most.
 _DEEPEST = 64
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid5
 
 from machine.execution import Again, Failed, Outcome, Succeeded
-from machine.retry import fibonacci_next
 from machine.wire.headers import ATTEMPT_HEADER, attempt, inherit
 from machine.wire.signature import Arg, Signature, TaskResult, TaskState, copied
 
@@ -150,3 +149,16 @@ def chord_callback(
         members = " ".join(state.task_uuid for state in states if state is not None)
         ready.uuid = f"chord_{uuid5(_NAMESPACE, members)}"
     return ready
+
+
+def fibonacci_next(start: int) -> int:
+    """
+    Return the first Fibonacci number greater than ``start``, in seconds.
+
+    0→1 1→2 2→3 3→5 4→5 5→8: delays from 0 are 1, 2, 3, 5, 8, 13 …
+    Source: Machinery's ``retry.FibonacciNext``.
+    """
+    a, b = 0, 1
+    while b <= start:
+        a, b = b, a + b
+    return b

@@ -1,0 +1,1 @@
+"""Chains, groups and chords: how they are built, planned and continued. Pure."""

@@ -30,12 +30,12 @@ from machine.errors import (
     WireError,
 )
 from machine.execution import Hooks, TaskContext, current_task
+from machine.periodic.marks import PeriodicState
 from machine.registry import AsyncTask, Registry, Task, task
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupProgress, GroupResult
 from machine.results.task import AsyncResult
 from machine.scheduling import periodic
-from machine.timetable import PeriodicState
 from machine.wire.signature import Arg, Signature, State, TaskState
 from machine.workflow.builders import (
     chain,

@@ -23,6 +23,7 @@ from machine.errors import ConfigError
 from machine.lock import EagerLock
 from machine.metrics import TaskMetrics
 from machine.outgoing import Outgoing
+from machine.periodic.entries import Entry
 from machine.ports.backend import Backend, NullBackend
 from machine.ports.broker import Broker
 from machine.ports.clock import SystemClock
@@ -35,13 +36,13 @@ from machine.redis.periodic import RedisTicker
 from machine.registry import Registry
 from machine.runtime.child import Ways
 from machine.runtime.eager import EagerRunner
-from machine.runtime.scheduler import Inbox, Scheduler, Write
+from machine.runtime.scheduler import Scheduler, Write
 from machine.runtime.settle import Terms
+from machine.runtime.timetable import Inbox
 from machine.runtime.watch import Watch
 from machine.runtime.worker import Live, Parts, Plan, Worker
 from machine.scheduling import completed
 from machine.server import Server
-from machine.timetable import Entry
 from machine.tracing import Tracing
 from machine.watching import SendWatcher, WatchedServer
 from machine.wire.limits import DELAYED_DEFAULT

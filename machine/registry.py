@@ -15,9 +15,9 @@ from machine.errors import SignatureError, TaskNotRegistered
 from machine.execution import Hooks
 from machine.importing import imported
 from machine.parameters import Parameters
+from machine.periodic.entries import Entry
 from machine.results.task import AsyncResult
 from machine.task_headers import OnDuplicate, TaskHeaders, UniqueBy
-from machine.timetable import Entry
 from machine.wire.signature import JSON, Arg
 from machine.workflow.pieces import Group, TypedSignature
 from machine.workflow.plan import GATHER, gather

@@ -12,9 +12,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from machine.errors import ConfigError, SignatureError
+from machine.periodic.entries import CatchUp, Entry, Ways, check_name
+from machine.periodic.marks import PeriodicState, states
+from machine.periodic.runs import run_of
 from machine.registry import Registry, Task
-from machine.timetable import CatchUp, Entry, PeriodicState, Ways, check_name, states
-from machine.timetable_runs import run_of
 from machine.wire.signature import Signature
 from machine.workflow.pieces import Piece
 

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Sequence
 
 from machine.broker.eager_store import EagerStore
+from machine.periodic.marks import Mark
 from machine.ports.moves import Enqueued
 from machine.ports.periodic import Marks, Tick, Ticked
-from machine.timetable import Mark
 
 
 class EagerTicker:

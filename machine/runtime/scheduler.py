@@ -8,32 +8,23 @@ supervisor runs the entries that its children report.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
-from machine.cron import Every, Schedule
 from machine.errors import BrokerUnavailable
+from machine.periodic.cron import Every, Schedule
+from machine.periodic.entries import Entry
+from machine.periodic.marks import MOST_CAUGHT_UP, Mark, Step, steps
+from machine.periodic.runs import Run, run_of
 from machine.ports.backend import Backend
 from machine.ports.moves import Message
 from machine.ports.periodic import Lock, Marks, Tick, Ticked, Ticker
 from machine.redis.keys import periodic
 from machine.runtime.loop import Loop, Loops
-from machine.timetable import (
-    MOST_CAUGHT_UP,
-    Entry,
-    Mark,
-    Step,
-    read,
-    steps,
-    written,
-)
-from machine.timetable_runs import Run, run_of
 from machine.wire.limits import PERIODIC_LOCK_PREFIX
 from machine.wire.signature import Signature, State, TaskState
 
@@ -47,8 +38,6 @@ _AGAIN_S = 1.0
 #: A mark so far ahead of the store's clock is worth a word, ms.
 _AHEAD_MS = 60_000
 _NS_PER_MS = 1_000_000
-#: What a whole report ends with.
-_REPORT_END = b"end\n"
 #: Signatures -> messages, and the states that the broker does not keep itself.
 Write = Callable[[Sequence[Signature]], tuple[list[Message], list[TaskState]]]
 
@@ -303,55 +292,6 @@ def _pending(uuid: str, created_at: str) -> TaskState:
 
 def _moment(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat().replace("+00:00", "Z")
-
-
-class Inbox:
-    """
-    Timetables that children report, each over a pipe of its own; the latest one counts.
-
-    A supervisor imports no task, so that nothing of yours can stall its heartbeat; a child has
-    imported them anyway. A report that ends in the middle is no report.
-    """
-
-    def __init__(self) -> None:
-        self._unread: dict[int, bytearray] = {}
-        self._entries: list[Entry] = []
-
-    def open(self) -> int:
-        """Return the descriptor that a child to be forked writes its report to."""
-        end, out = os.pipe()
-        os.set_blocking(end, False)
-        self._unread[end] = bytearray()
-        return out
-
-    def entries(self) -> list[Entry]:
-        """Return the timetable, with what has come in since."""
-        for end in list(self._unread):
-            self._read(end)
-        return self._entries
-
-    def _read(self, end: int) -> None:
-        try:
-            while data := os.read(end, 65_536):
-                self._unread[end] += data
-        except BlockingIOError:
-            if not self._unread[end].endswith(_REPORT_END):
-                return
-        os.close(end)
-        report = self._unread.pop(end)
-        if report.endswith(_REPORT_END):
-            self._entries = read(bytes(report))
-
-    def close(self) -> None:
-        """Close what is still open."""
-        while self._unread:
-            os.close(self._unread.popitem()[0])
-
-
-def report(out: int, entries: Sequence[Entry]) -> None:
-    """Write a timetable to a descriptor of `Inbox.open`, and close it; for the child."""
-    with contextlib.suppress(BrokenPipeError), os.fdopen(out, "wb") as pipe:
-        pipe.write(written(entries))
 
 
 #: Go tries once, and three times more, without a pause.

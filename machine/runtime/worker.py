@@ -21,6 +21,7 @@ from functools import partial
 
 from machine.config import Config
 from machine.errors import MachineError
+from machine.periodic.entries import Entry
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
@@ -36,10 +37,10 @@ from machine.runtime.promoter import Promoter
 from machine.runtime.pulse import PATIENCE_S, Pulse, Vitals
 from machine.runtime.reaper import Reaper
 from machine.runtime.reload import Reload
-from machine.runtime.scheduler import Inbox, Scheduler, report
+from machine.runtime.scheduler import Scheduler
 from machine.runtime.supervisor import CANNOT_START, Supervisor
+from machine.runtime.timetable import Inbox, report
 from machine.runtime.watch import Watch
-from machine.timetable import Entry
 
 _log = logging.getLogger("machine.worker")
 _PR_SET_PDEATHSIG = 1

@@ -16,13 +16,14 @@ from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
 from machine.broker.eager_ticks import EagerTicker
 from machine.config.redis_url import parse
+from machine.periodic.entries import Entry
+from machine.periodic.marks import Mark, steps
+from machine.periodic.runs import run_of
 from machine.ports.moves import Message
 from machine.ports.periodic import Marks, Tick, Ticked, Ticker
 from machine.redis import keys
 from machine.redis.connections import Connections
 from machine.redis.periodic import RedisTicker
-from machine.timetable import Entry, Mark, steps
-from machine.timetable_runs import run_of
 from machine.wire.messages import encode_signature
 from machine.wire.signature import Signature, TaskState
 from machine.wire.states import encode_state

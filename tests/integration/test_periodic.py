@@ -17,12 +17,13 @@ import pytest
 from machine import PeriodicState, build, chain, chord, group
 from machine.config import Config
 from machine.embedded import EmbeddedServer
+from machine.periodic.marks import Mark
+from machine.periodic.runs import run_of
 from machine.redis import keys
 from machine.registry import Registry
 from machine.runtime.scheduler import lock_name
+from machine.runtime.timetable import read, written
 from machine.server import Server
-from machine.timetable import Mark, read, written
-from machine.timetable_runs import run_of
 from machine.workflow.plan import GATHER
 
 if TYPE_CHECKING:

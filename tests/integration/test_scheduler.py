@@ -17,12 +17,14 @@ import pytest
 
 from machine import Arg, BrokerUnavailable, Signature, build
 from machine.config import Config
+from machine.periodic.entries import Entry
+from machine.periodic.marks import Mark, PeriodicState
+from machine.periodic.runs import run_of
 from machine.redis import keys
 from machine.redis.lock import RedisLock
 from machine.registry import Registry
-from machine.runtime.scheduler import Inbox, Scheduler, lock_name, report
-from machine.timetable import Entry, Mark, PeriodicState
-from machine.timetable_runs import run_of
+from machine.runtime.scheduler import Scheduler, lock_name
+from machine.runtime.timetable import Inbox, report
 from machine.wire.signature import new_uuid
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from machine import cron
-from machine.cron import Cron, Every, parse, spec_text
 from machine.errors import ConfigError
+from machine.periodic import cron
+from machine.periodic.cron import Cron, Every, parse, spec_text
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 

@@ -13,8 +13,8 @@ import pytest
 
 from machine import Config, Server, build, chain, chord, group, periodic, task
 from machine.errors import ConfigError, SignatureError
+from machine.periodic.entries import Entry
 from machine.registry import Registry
-from machine.timetable import Entry
 from machine.wire.signature import Arg, Signature
 
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine.errors import SignatureError
-from machine.timetable import MOST_CAUGHT_UP, Entry, Mark, Step, read, steps, written
-from machine.timetable_runs import run_of
+from machine.periodic.entries import Entry
+from machine.periodic.marks import MOST_CAUGHT_UP, Mark, Step, steps
+from machine.periodic.runs import run_of
+from machine.runtime.timetable import read, written
 from machine.wire.signature import Arg, Signature
 from machine.workflow.pieces import Chain, Group
 

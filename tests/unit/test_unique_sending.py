@@ -14,11 +14,11 @@ from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
 from machine.config import Config
 from machine.errors import BrokerUnavailable, DuplicateTask, QueueFull, TaskFailed
+from machine.periodic.runs import run_of
 from machine.ports.broker import Admitted
 from machine.ports.clock import SystemClock
 from machine.registry import Registry
 from machine.server import Server
-from machine.timetable_runs import run_of
 from machine.wire.headers import OWN_HEADERS
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Signature

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
-from machine.timetable import Entry, Outline
+from machine.periodic.entries import Entry, Outline
 from machine.wire.signature import GroupMeta, Signature, copied
 from machine.wire.text import now_text
 from machine.workflow.pieces import Chain, Group

@@ -34,7 +34,6 @@ MACROS: Final = {
 }
 #: The shortest interval, ms: a scheduler looks at its clock about this often.
 SHORTEST_MS: Final = 100
-
 _EVERY: Final = "@every "
 #: What a timedelta becomes where only text can stand; ``@every`` would cut it to whole seconds.
 _INTERVAL: Final = re.compile(r"@interval ([0-9]{1,15})ms")

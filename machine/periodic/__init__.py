@@ -1,0 +1,1 @@
+"""Which periodic task is due when. Pure."""

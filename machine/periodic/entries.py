@@ -1,0 +1,200 @@
+"""
+What is to be sent at which times: entries, and what is due at a moment. Pure.
+
+Nothing here asks what time it is. A workflow is planned as it is entered, with ids that stand for
+those of each run; `timetable_runs` puts them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import count
+from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
+from uuid import UUID, uuid5
+
+from machine.errors import SignatureError
+from machine.periodic.cron import Schedule, parse, spec_text
+from machine.wire.signature import Signature, copied
+from machine.workflow.pieces import Chord, Group, series, steps_of
+from machine.workflow.plan import Plan, plan
+
+Kind = Literal["task", "chain", "group", "chord", "workflow"]
+CatchUp = Literal["latest", "skip", "all"]
+#: Root of the ids that stand in the plan of a workflow.
+_NAMESPACE: Final = UUID("c5e0a1d2-7b34-5f68-8a9c-1f2d3e4b5a60")
+_LONGEST_NAME: Final = 200
+
+
+class Ways(TypedDict, total=False):
+    """
+    How an entry is served; each may be left out.
+
+    Attributes:
+        catch_up: What becomes of times nobody was there for: "latest" sends once for all of
+            them, "skip" not at all, "all" once for each of the last 100.
+        overlap: Whether a run may start while the one before has not ended.
+        tz: Time zone of the five fields, like "Europe/Paris"; UTC by default.
+    """
+
+    catch_up: CatchUp
+    overlap: bool
+    tz: str | None
+
+
+class PlannedGroup(NamedTuple):
+    """
+    A group of a planned workflow.
+
+    Attributes:
+        group_uuid: Its id in the plan.
+        uuids: Those of its members, in order.
+        at_once: Whether all of them are sent first.
+    """
+
+    group_uuid: str
+    uuids: tuple[str, ...]
+    at_once: bool
+
+
+class Outline(NamedTuple):
+    """
+    What there is in a planned workflow.
+
+    Attributes:
+        uuids: Ids of all tasks in the plan, causes first.
+        groups: Its groups.
+    """
+
+    uuids: tuple[str, ...]
+    groups: tuple[PlannedGroup, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """
+    One line of the timetable.
+
+    Attributes:
+        name: What it is known by in Redis, and in ids: one entry for each name and queue.
+        spec: When; see `cron.parse`.
+        kind: What its signatures are together; "workflow" where workflows are in it.
+        signatures: Templates; their own ids are never used, for each run needs new ones. Of a
+            workflow those that are sent first, which carry all others.
+        callback: The chord's, ``None`` for the others.
+        outline: The workflow's, ``None`` for the others.
+        catch_up: See `Ways`, also for the other two.
+        schedule: What ``spec`` means.
+
+    Raises:
+        ConfigError: The specification means no times.
+        SignatureError: Name, kind or signatures are not usable.
+    """
+
+    name: str
+    spec: str
+    signatures: tuple[Signature, ...]
+    kind: Kind = "task"
+    callback: Signature | None = None
+    catch_up: CatchUp = "latest"
+    overlap: bool = True
+    tz: str = ""
+    outline: Outline | None = None
+    schedule: Schedule = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.catch_up not in get_args(CatchUp):
+            raise SignatureError(
+                f"Schedule {self.name!r}: catch_up is {self.catch_up!r}; give 'latest', 'skip' or "
+                "'all'."
+            )
+        if not self.signatures or (self.kind == "task" and len(self.signatures) > 1):
+            raise SignatureError(
+                f"Schedule {self.name!r}: a {self.kind} cannot have {len(self.signatures)} "
+                "signatures."
+            )
+        object.__setattr__(self, "schedule", parse(self.spec, self.tz))
+
+    @classmethod
+    def of(
+        cls,
+        kind: Kind,
+        spec: str | timedelta,
+        name: str,
+        signatures: Sequence[Any],
+        callback: Any = None,
+        *,
+        catch_up: CatchUp = "latest",
+        overlap: bool = True,
+        tz: str | None = None,
+    ) -> Self:
+        """Return an entry with copies of these signatures or workflows; see the class."""
+        check_name(name)
+        outline = None
+        if all(isinstance(one, Signature) for one in signatures) and (
+            callback is None or isinstance(callback, Signature)
+        ):
+            signatures = [copied(signature) for signature in signatures]
+            callback = None if callback is None else copied(callback)
+        else:
+            planned = _planned(kind, name, signatures, callback)
+            kind, signatures, callback = "workflow", planned.heads, None
+            outline = _outline(planned)
+        return cls(
+            name=name,
+            spec=spec_text(spec),
+            signatures=tuple(signatures),
+            kind=kind,
+            callback=callback,
+            catch_up=catch_up,
+            overlap=overlap,
+            tz=tz or "",
+            outline=outline,
+        )
+
+    def completed(self, complete: Callable[[Signature], Signature]) -> Self:
+        """Return the entry with each of its signatures filled in and checked."""
+        return replace(
+            self,
+            signatures=tuple(complete(copied(signature)) for signature in self.signatures),
+            callback=None if self.callback is None else complete(copied(self.callback)),
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise `SignatureError` unless an entry may have this name."""
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise SignatureError(
+            f"Schedule name {name!r} is not usable: give 1 to {_LONGEST_NAME} printable characters."
+        )
+
+
+def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> Plan:
+    """Return what these come to; the same ids whoever asks, and for whichever time."""
+    numbers = count()
+
+    def new_id(of: str) -> str:
+        return f"{of}_{uuid5(_NAMESPACE, f'{name} {next(numbers)}')}"
+
+    def named(own: Signature, of: str) -> Signature:
+        own.uuid = new_id(of)
+        return own
+
+    def group_uuid() -> str:
+        return new_id("group")
+
+    try:
+        if kind == "group":
+            return plan(steps_of(Group(pieces)), named, group_uuid)
+        if kind == "chord":
+            return plan(steps_of(Chord(Group(pieces), callback)), named, group_uuid)
+        return plan(series(pieces).steps, named, group_uuid)
+    except SignatureError as error:
+        raise SignatureError(f"Schedule {name!r}: {error}") from error
+
+
+def _outline(planned: Plan) -> Outline:
+    groups = [PlannedGroup(g.group_uuid, tuple(g.uuids), g.at_once) for g in planned.groups]
+    return Outline(tuple(planned.course.uuids), tuple(groups))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from machine import registry as _registry
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -31,11 +30,13 @@ from machine.errors import (
 )
 from machine.execution import Hooks, TaskContext, current_task
 from machine.periodic.marks import PeriodicState
-from machine.registry import AsyncTask, Registry, Task, task
+from machine.registry import Registry
+from machine.registry import task as _registry
+from machine.registry.periodic import periodic
+from machine.registry.task import AsyncTask, Task, task
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupProgress, GroupResult
 from machine.results.task import AsyncResult
-from machine.scheduling import periodic
 from machine.wire.signature import Arg, Signature, State, TaskState
 from machine.workflow.builders import (
     chain,

@@ -23,7 +23,8 @@ from machine.outgoing import Outgoing, judge, told
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import Message
-from machine.registry import Registry, Task
+from machine.registry import Registry
+from machine.registry.task import Task
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
 from machine.scheduling import Scheduling

@@ -43,11 +43,15 @@ ROOT_LINE, TASKS_LINE, SERVICE_LINE = len(LINES), len(LINES) + 1, len(LINES) + 2
 THIRD_PARTY = frozenset({"redis", "hiredis", "yaml", "dotenv", "_typeshed"})
 #: What an extra brings, and the one module that may ask for it, late.
 EXTRAS = {
-    "machine.cron": {"cronsim"},
+    "machine.periodic.cron": {"cronsim"},
     "machine.metrics": {"prometheus_client"},
     "machine.queue_metrics": {"prometheus_client"},
     "machine.runtime.exporter": {"prometheus_client"},
     "machine.tracing": {"opentelemetry"},
+    "machine.runtime.supervisor.metrics": {"prometheus_client"},
+    "machine.telemetry.metrics": {"prometheus_client"},
+    "machine.telemetry.queues": {"prometheus_client"},
+    "machine.telemetry.tracing": {"opentelemetry"},
     "caller.api": {"starlette", "uvicorn"},
     "caller.web.asking": {"starlette"},
     "caller.web.documents": {"starlette"},

@@ -16,7 +16,7 @@ from inspect import Parameter
 from typing import Any, Final
 
 from machine.errors import SignatureError
-from machine.registry import Task
+from machine.registry.task import Task
 from machine.wire import gotypes
 from machine.workflow.pieces import TypedSignature
 

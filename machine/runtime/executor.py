@@ -15,7 +15,7 @@ from typing import Any
 
 from machine.errors import MachineError, RetryLater, SignatureError, WireError
 from machine.execution import Again, Failed, Outcome, Succeeded, TaskContext, running_task
-from machine.registry import Task
+from machine.registry.task import Task
 from machine.wire import gotypes
 from machine.wire.signature import Signature, TaskResult
 from machine.wire.states import CANCELED

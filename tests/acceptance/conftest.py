@@ -19,7 +19,8 @@ import redis
 from machine import build
 from machine.config import Config, RedisConfig
 from machine.ports.clock import SystemClock
-from machine.registry import Registry, Task, task
+from machine.registry import Registry
+from machine.registry.task import Task, task
 from machine.runtime.child import Child, Ways
 from machine.runtime.promoter import Promoter
 

@@ -23,7 +23,8 @@ from machine.config import Config, RedisConfig
 from machine.embedded import EmbeddedServer
 from machine.ports.clock import SystemClock
 from machine.redis import keys
-from machine.registry import Registry, Task, task
+from machine.registry import Registry
+from machine.registry.task import Task, task
 from machine.runtime.child import Child, Ways
 from machine.runtime.chords import Chords, ChordSweep
 from machine.runtime.courier import new_worker_id

@@ -16,7 +16,7 @@ from machine.wire.text import ns_from_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from machine.registry import Task
+    from machine.registry.task import Task
     from tests.integration.conftest import Yard
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from machine.redis import keys
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from machine.registry import Task
+    from machine.registry.task import Task
     from tests.integration.conftest import Yard
 
 KEY = "report:7"

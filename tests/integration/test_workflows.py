@@ -12,7 +12,7 @@ from machine import Arg, BrokerUnavailable, Signature, TaskFailed, chain, chord,
 from machine.embedded import EmbeddedServer
 from machine.redis import keys
 from machine.redis.link import script
-from machine.registry import Task
+from machine.registry.task import Task
 from tests.chaos.proxy import Proxy
 
 if TYPE_CHECKING:

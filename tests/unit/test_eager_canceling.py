@@ -9,7 +9,8 @@ import pytest
 from machine import RetryLater, Signature, TaskFailed, build, chain, chord, current_task, group
 from machine.config import Config
 from machine.ports.moves import Canceled
-from machine.registry import Registry, task
+from machine.registry import Registry
+from machine.registry.task import task
 from machine.server import Server
 from machine.wire.signature import TaskState
 

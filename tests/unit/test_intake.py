@@ -6,7 +6,7 @@ from typing import Any
 
 from machine.execution import Failed
 from machine.ports.moves import Claim
-from machine.registry import task
+from machine.registry.task import task
 from machine.runtime.intake import late
 from machine.runtime.pool import Job
 from machine.wire.signature import Signature

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import machine
-from machine import Config, Server, TaskFailed, chain, group, registry, task
+from machine import Config, Server, TaskFailed, chain, group, task
+from machine.registry import task as registry
 from machine.tasks import add, fail, flaky, multiply, nap, say, sleep
 
 ROOT = Path(__file__).resolve().parents[2]

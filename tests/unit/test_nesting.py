@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from machine.errors import SignatureError
 from machine.execution import Succeeded, TaskContext, running_task
-from machine.registry import Registry, task
+from machine.registry import Registry
+from machine.registry.task import task
 from machine.wire.signature import Arg, GroupMeta, Signature, TaskResult
 from machine.wire.states import decode_group, encode_group
 from machine.workflow.builders import chain, chord, group, new_group

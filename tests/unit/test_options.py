@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from machine.errors import SignatureError
-from machine.registry import Registry, task
+from machine.registry import Registry
+from machine.registry.task import task
 from machine.wire.signature import Signature
 
 HEADERS = {"trace": "1"}

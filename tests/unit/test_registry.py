@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine import registry as registry_module
 from machine.errors import (
     ConfigError,
     MachineError,
@@ -21,7 +20,9 @@ from machine.errors import (
     WireError,
 )
 from machine.execution import TaskContext, current_task, running_task
-from machine.registry import AsyncTask, Registry, Task, task
+from machine.registry import Registry
+from machine.registry import task as registry_module
+from machine.registry.task import AsyncTask, Task, task
 from machine.wire.headers import ON_CRASH_HEADER
 from machine.wire.signature import Arg, Signature
 

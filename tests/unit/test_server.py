@@ -23,7 +23,8 @@ from machine.errors import (
 from machine.ports.backend import NullBackend
 from machine.ports.clock import Clock, SystemClock
 from machine.ports.moves import Enqueued, Message
-from machine.registry import Registry, Task, task
+from machine.registry import Registry
+from machine.registry.task import Task, task
 from machine.server import Server
 from machine.wire.headers import ON_CRASH_HEADER
 from machine.wire.messages import encode_signature

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from machine.errors import SignatureError
 from machine.execution import Again, Failed, Succeeded
-from machine.registry import Task, task
+from machine.registry.task import Task, task
 from machine.wire.headers import ATTEMPT_HEADER, attempt
 from machine.wire.signature import Arg, Signature, State, TaskResult, TaskState, copied
 from machine.workflow.builders import (

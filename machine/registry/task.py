@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
-from types import ModuleType
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from machine.errors import SignatureError, TaskNotRegistered
-from machine.execution import Hooks
-from machine.importing import imported
-from machine.parameters import Parameters
+from machine.errors import SignatureError
 from machine.periodic.entries import Entry
+from machine.registry.options import OnDuplicate, TaskHeaders, UniqueBy
+from machine.registry.parameters import Parameters
 from machine.results.task import AsyncResult
-from machine.task_headers import OnDuplicate, TaskHeaders, UniqueBy
 from machine.wire.signature import JSON, Arg
 from machine.workflow.pieces import Group, TypedSignature
-from machine.workflow.plan import GATHER, gather
 from machine.workflow.sender import Sender
 
 P = ParamSpec("P")
@@ -64,7 +59,7 @@ class Task(Generic[P, R]):
         on_duplicate: OnDuplicate = "join",
     ) -> None:
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
-        _check(self.name, fn)
+        check_task(self.name, fn)
         self._headers = TaskHeaders(self.name, on_crash, expires, unique, on_duplicate)
         if retry_count < 0 or retry_timeout < 0:
             raise SignatureError(
@@ -157,7 +152,7 @@ class Task(Generic[P, R]):
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}: {_place(self.fn)}>"
+        return f"<{type(self).__name__} {self.name}: {place_of(self.fn)}>"
 
 
 class AsyncTask(Task[P, R]):
@@ -220,17 +215,19 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the overload
         on_duplicate: What sending another does; see `TypedSignature.options`.
     """
     if fn is None:
-        return functools.partial(_task, options)
-    return _task(options, fn)
+        return functools.partial(make_task, options)
+    return make_task(options, fn)
 
 
-def _task(options: Mapping[str, Any], fn: Callable[..., Any]) -> Task[Any, Any]:
+def make_task(options: Mapping[str, Any], fn: Callable[..., Any]) -> Task[Any, Any]:
+    """Return a task of this function: an `AsyncTask` where calling it gives a coroutine."""
     call = getattr(fn, "__call__", None)  # noqa: B004 - its own code is looked at
     is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
     return (AsyncTask if is_async else Task)(fn, **options)
 
 
-def _check(name: object, fn: object) -> None:
+def check_task(name: object, fn: object) -> None:
+    """Raise `SignatureError` unless this can be a task's name and function."""
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise SignatureError(
             f"Task name {name!r} is not usable: give 1 to 128 letters, digits, or one of _ . : / - "
@@ -242,140 +239,6 @@ def _check(name: object, fn: object) -> None:
         )
 
 
-def _place(fn: object) -> str:
+def place_of(fn: object) -> str:
+    """Return where a function was defined, as ``module.name``."""
     return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
-
-
-class Registry:
-    """
-    The tasks a process knows, by name.
-
-    Attributes:
-        at_most_once: Names of those that do not run again when their worker died.
-        schedules: The timetable, by name of the entry.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: dict[str, Task[Any, Any]] = {}
-        self.at_most_once: set[str] = set()
-        self.hooks = Hooks()
-        self.schedules: dict[str, Entry] = {}
-
-    def collect(self, *modules: str | ModuleType) -> list[Task[Any, Any]]:
-        """
-        Import modules, and register the tasks (and the `Hooks`) in their namespaces.
-
-        Returns:
-            The tasks found, also those that were known already.
-
-        Raises:
-            ConfigError: There is no such module.
-            SignatureError: Two functions have the same name, or there are two `Hooks`.
-        """
-        found: dict[str, Task[Any, Any]] = {}
-        for module in modules:
-            namespace = imported(module) if isinstance(module, str) else module
-            for value in vars(namespace).values():
-                if isinstance(value, Task):
-                    self._refuse_twin(value.name, value, found)
-                    found[value.name] = value
-                elif isinstance(value, Hooks):
-                    self._take_hooks(value)
-        self._store(found)
-        return list(found.values())
-
-    def register(self, name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
-        """Register a function or a task under this name; see `register_tasks`."""
-        self.register_tasks({name: fn})
-        return self._tasks[name]
-
-    def register_tasks(self, tasks: Mapping[str, Callable[..., Any]]) -> None:
-        """
-        Register all of these, or none.
-
-        Raises:
-            SignatureError: A name is not usable or taken, or a value cannot be called.
-        """
-        made: dict[str, Task[Any, Any]] = {}
-        for name, fn in tasks.items():
-            _check(name, fn)
-            new = fn if isinstance(fn, Task) and fn.name == name else _renamed(name, fn)
-            self._refuse_twin(name, new, made)
-            made[name] = new
-        self._store(made)
-
-    def get(self, name: str) -> Task[Any, Any]:
-        """
-        Return the task of this name.
-
-        Raises:
-            TaskNotRegistered: There is none; the text lists those there are.
-        """
-        found = self._tasks.get(name) or _BUILT_IN.get(name)
-        if found is not None:
-            return found
-        known = ", ".join(self.names()) or "none"
-        close = difflib.get_close_matches(name, self._tasks, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise TaskNotRegistered(
-            f"Task {name!r} is not registered. Known: {known}.{hint} "
-            "Is its module in tasks_modules?"
-        )
-
-    def names(self) -> list[str]:
-        """Return all names, sorted."""
-        return sorted(self._tasks)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tasks or name in _BUILT_IN
-
-    def __iter__(self) -> Iterator[Task[Any, Any]]:
-        return iter(self._tasks.values())
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def add_schedule(self, entry: Entry) -> None:
-        """Add an entry to the timetable; the name of another one is refused."""
-        if self.schedules.setdefault(entry.name, entry) != entry:
-            raise SignatureError(
-                f"Two schedules are called {entry.name!r}; give one another name, as in "
-                "@periodic(…, name='other')."
-            )
-
-    def _store(self, tasks: Mapping[str, Task[Any, Any]]) -> None:
-        for entry in (entry for new in tasks.values() for entry in new.schedules):
-            self.add_schedule(entry)
-        self._tasks.update(tasks)
-        self.at_most_once |= {name for name, new in tasks.items() if new.on_crash == "fail"}
-
-    def _take_hooks(self, hooks: Hooks) -> None:
-        if self.hooks not in (Hooks(), hooks):
-            raise SignatureError(
-                f"There are two Hooks among the tasks: {self.hooks} and {hooks}. Make one of them."
-            )
-        self.hooks = hooks
-
-    def _refuse_twin(
-        self, name: str, new: Task[Any, Any], made: Mapping[str, Task[Any, Any]]
-    ) -> None:
-        for known in (self._tasks.get(name), made.get(name), _BUILT_IN.get(name)):
-            if known is not None and known.fn is not new.fn:
-                raise SignatureError(
-                    f"Two tasks are called {name!r}: {_place(known.fn)} and {_place(new.fn)}. "
-                    "Give one another name, as in @task(name='other')."
-                )
-
-
-def _renamed(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
-    if not isinstance(fn, Task):
-        return _task({"name": name}, fn)
-    kept = (
-        *("queue", "retry_count", "retry_timeout", "on_crash"),
-        *("expires", "unique", "on_duplicate"),
-    )
-    return type(fn)(fn.fn, name=name, **{option: getattr(fn, option) for option in kept})
-
-
-#: Known to every registry, and not listed: what workflows put between their steps.
-_BUILT_IN: dict[object, Task[Any, Any]] = {GATHER: Task(gather, name=GATHER)}

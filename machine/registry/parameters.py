@@ -23,7 +23,6 @@ from machine.wire.signature import Arg
 #: Makes an `Arg` without the named tuple's own constructor, which takes twice as long.
 _make = tuple.__new__
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-
 #: Turns one value into one argument; raises TypeError naming the parameter.
 Encode = Callable[[Any], Arg]
 

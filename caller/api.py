@@ -14,10 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from machine import build, logs
+from machine import build
 from machine.config import Config
 from machine.errors import ConfigError, MachineError
 from machine.registry import Registry
+from machine.telemetry import logs
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -21,7 +21,6 @@ from machine.config import Config
 from machine.config.queues import names, weights
 from machine.errors import ConfigError
 from machine.lock import EagerLock
-from machine.metrics import TaskMetrics
 from machine.outgoing import Outgoing
 from machine.periodic.entries import Entry
 from machine.ports.backend import Backend, NullBackend
@@ -43,7 +42,8 @@ from machine.runtime.watch import Watch
 from machine.runtime.worker import Live, Parts, Plan, Worker
 from machine.scheduling import completed
 from machine.server import Server
-from machine.tracing import Tracing
+from machine.telemetry.metrics import TaskMetrics
+from machine.telemetry.tracing import Tracing
 from machine.watching import SendWatcher, WatchedServer
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.signature import Signature

@@ -7,9 +7,10 @@ import logging
 import socket
 import sys
 
-from machine import build, logs
+from machine import build
 from machine.config import Config
 from machine.errors import BrokerRefused, ConfigError
+from machine.telemetry import logs
 
 #: Exit statuses: wrong usage, wrong settings (as sysexits.h has it), refused by Redis.
 _USAGE, _BAD_SETTINGS, _REFUSED = 2, 78, 77

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from caller.web.service import Service
-from machine import queue_metrics
-from machine.metrics import SentMetrics
 from machine.registry import Registry
+from machine.telemetry.metrics import SentMetrics
+from machine.telemetry.queues import exposition
 
 
 def counter(registry: Registry) -> SentMetrics | None:
@@ -31,7 +31,7 @@ def route(service: Service, sent: SentMetrics) -> Route:
 
     async def metrics(_request: Request) -> Response:
         body, kind = await asyncio.to_thread(
-            queue_metrics.exposition,
+            exposition,
             *(sent, service.server.broker, service.backend, service.queues),
         )
         return Response(body, 200, {"Cache-Control": "no-store", "Content-Type": kind})

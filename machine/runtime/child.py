@@ -14,7 +14,6 @@ from pathlib import Path
 
 from machine.errors import BrokerUnavailable, MachineError
 from machine.execution import Outcome
-from machine.logs import about
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
@@ -29,6 +28,7 @@ from machine.runtime.pulse import Pulse
 from machine.runtime.settle import Terms, started
 from machine.runtime.turns import Turns
 from machine.runtime.watch import Watch
+from machine.telemetry.logs import about
 
 _log = logging.getLogger("machine.worker")
 #: Most claims held by one child beyond its slots.

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from machine.errors import ConfigError
-from machine.metrics import require
 from machine.runtime.loop import Loop
+from machine.telemetry.metrics import require
 
 _log = logging.getLogger("machine.worker")
 _LOOK_S = 0.5

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 
 from machine.execution import Again, Failed, Outcome, Succeeded
-from machine.metrics import UNKNOWN, TaskMetrics
 from machine.ports.moves import Claim, Finish, Move
 from machine.runtime.executor import Before, aexecute, execute
 from machine.runtime.pool import Job
-from machine.tracing import Run, Tracing
+from machine.telemetry.metrics import UNKNOWN, TaskMetrics
+from machine.telemetry.tracing import Run, Tracing
 from machine.wire.signature import Signature
 from machine.wire.states import CANCELED
 

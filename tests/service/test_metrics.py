@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from machine import build
 from machine.config import Config, RedisConfig
-from machine.metrics import HELP, SentMetrics
-from machine.queue_metrics import exposition, queues_of
 from machine.registry import Registry
+from machine.telemetry.metrics import HELP, SentMetrics
+from machine.telemetry.queues import exposition, queues_of
 from machine.wire.signature import Arg, Signature, new_uuid
 from tests.service.replicas import Replicas
 

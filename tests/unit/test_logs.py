@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from machine import logs
 from machine.execution import TaskContext, running_task
+from machine.telemetry import logs
 from machine.wire.signature import Signature
 
 _log = logging.getLogger("yours")

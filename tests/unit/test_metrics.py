@@ -19,12 +19,12 @@ from prometheus_client import mmap_dict
 
 from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError
-from machine.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
 from machine.outgoing import Outgoing
-from machine.queue_metrics import queues_of
 from machine.registry import Registry
 from machine.runtime.exporter import Exporter, bury, exposition
-from machine.version import VERSION
+from machine.telemetry import VERSION
+from machine.telemetry.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
+from machine.telemetry.queues import queues_of
 from machine.wire.headers import waited_s
 from machine.wire.signature import Signature
 

@@ -21,7 +21,7 @@ from machine.registry import Registry
 from machine.runtime.pool import Job
 from machine.runtime.watch import Watch
 from machine.server import Server
-from machine.tracing import Tracing
+from machine.telemetry.tracing import Tracing
 from machine.wire.signature import Arg, Signature, TaskResult
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine.errors import ConfigError
 from machine.execution import Again, Failed, Outcome, TaskContext
-from machine.version import VERSION
+from machine.telemetry import VERSION
 from machine.wire.headers import CORRELATION_HEADER, TRACE_HEADERS
 from machine.wire.signature import Signature
 

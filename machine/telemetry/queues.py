@@ -13,9 +13,9 @@ from typing import Any
 from machine.config import Config
 from machine.config.queues import names
 from machine.errors import MachineError, WireError
-from machine.metrics import HELP, SentMetrics
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker, QueueCount, Survey
+from machine.telemetry.metrics import HELP, SentMetrics
 from machine.wire.headers import SENT_HEADER
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Signature

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from machine.errors import BrokerUnavailable, ConfigError
-from machine.version import VERSION
+from machine.telemetry import VERSION
 from machine.wire.headers import waited_s
 from machine.wire.signature import Signature
 

@@ -21,7 +21,6 @@ from machine.config import Config
 from machine.config.queues import names, weights
 from machine.errors import ConfigError
 from machine.lock import EagerLock
-from machine.outgoing import Outgoing
 from machine.periodic.entries import Entry
 from machine.ports.backend import Backend, NullBackend
 from machine.ports.broker import Broker
@@ -40,7 +39,8 @@ from machine.runtime.settle import Terms
 from machine.runtime.timetable import Inbox
 from machine.runtime.watch import Watch
 from machine.runtime.worker import Live, Parts, Plan, Worker
-from machine.scheduling import completed
+from machine.sending.messages import Outgoing
+from machine.sending.periodic import completed
 from machine.server import Server
 from machine.telemetry.metrics import TaskMetrics
 from machine.telemetry.tracing import Tracing

@@ -19,7 +19,6 @@ from machine.errors import (
     ResultNotFound,
 )
 from machine.execution import running_task
-from machine.outgoing import Outgoing, judge, told
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import Message
@@ -27,12 +26,13 @@ from machine.registry import Registry
 from machine.registry.task import Task
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
-from machine.scheduling import Scheduling
-from machine.unique_sending import UniqueSending
+from machine.sending.messages import Outgoing, judge, told
+from machine.sending.periodic import Scheduling
+from machine.sending.sending import UniqueSending
+from machine.sending.workflows import NO_GROUPS, Groups, WorkflowSending
 from machine.wire.headers import inherit, unique_of
 from machine.wire.signature import GroupMeta, Signature, TaskState, copied
 from machine.workflow.pieces import TypedSignature
-from machine.workflow_sending import NO_GROUPS, Groups, WorkflowSending
 
 R = TypeVar("R")
 

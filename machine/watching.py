@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 from machine.results.task import AsyncResult
+from machine.sending.workflows import NO_GROUPS, Groups
 from machine.server import Server
 from machine.wire.headers import Unique
 from machine.wire.signature import Signature
-from machine.workflow_sending import NO_GROUPS, Groups
 
 
 class SendWatcher(Protocol):

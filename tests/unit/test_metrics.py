@@ -19,9 +19,9 @@ from prometheus_client import mmap_dict
 
 from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError
-from machine.outgoing import Outgoing
 from machine.registry import Registry
 from machine.runtime.exporter import Exporter, bury, exposition
+from machine.sending.messages import Outgoing
 from machine.telemetry import VERSION
 from machine.telemetry.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
 from machine.telemetry.queues import queues_of

@@ -9,7 +9,6 @@ import pytest
 
 from machine.backend.eager import EagerBackend
 from machine.broker.eager import EagerBroker
-from machine.canceling import Canceling
 from machine.errors import (
     ResultNotFound,
     ResultTimeout,
@@ -25,6 +24,7 @@ from machine.ports.moves import Canceled
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import Course, GroupProgress, GroupResult
 from machine.results.task import AsyncResult
+from machine.sending.canceling import Canceling
 from machine.wire.signature import Progress, Signature, State, TaskResult, TaskState
 
 Way = Callable[..., Any]

@@ -21,8 +21,8 @@ from machine.workflow.pieces import Piece
 
 if TYPE_CHECKING:
     from machine.config import Config
-    from machine.outgoing import Outgoing  # which loads the settings, and with them YAML
     from machine.ports.periodic import Ticker
+    from machine.sending.messages import Outgoing  # which loads the settings, and with them YAML
 
 
 class Scheduling:

@@ -12,14 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
-from machine.canceling import Canceling
 from machine.config import Config
 from machine.errors import SignatureError
-from machine.outgoing import Outgoing
 from machine.ports.backend import Backend
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
+from machine.sending.canceling import Canceling
+from machine.sending.messages import Outgoing
 from machine.wire.signature import GroupMeta, Signature, State, TaskState
 from machine.wire.text import now_text
 from machine.workflow.pieces import Chain, Chord, Group, GroupChain, Piece, series, steps_of

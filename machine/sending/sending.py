@@ -14,10 +14,10 @@ from typing import Any
 
 from machine.config import Config
 from machine.errors import BrokerUnavailable, DuplicateTask, SignatureError
-from machine.outgoing import judge, told
 from machine.ports.broker import Admitted, Broker
 from machine.ports.moves import Message
 from machine.results.task import AsyncResult
+from machine.sending.messages import judge, told
 from machine.wire.headers import Unique
 from machine.wire.signature import Signature, TaskState
 

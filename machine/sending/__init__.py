@@ -1,0 +1,1 @@
+"""How signatures become queued messages; cancellation; periodic entries of callers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from machine import health
+from machine.runtime import health
 
 COMMANDS = {"health": health.main}
 

@@ -32,13 +32,13 @@ from machine.redis.connections import Connections, Limits
 from machine.redis.lock import RedisLock
 from machine.redis.periodic import RedisTicker
 from machine.registry import Registry
-from machine.runtime.child import Ways
-from machine.runtime.eager import EagerRunner
-from machine.runtime.scheduler import Scheduler, Write
+from machine.runtime.child.child import Ways
+from machine.runtime.child.instruments import Watch
+from machine.runtime.inline import EagerRunner
 from machine.runtime.settle import Terms
-from machine.runtime.timetable import Inbox
-from machine.runtime.watch import Watch
-from machine.runtime.worker import Live, Parts, Plan, Worker
+from machine.runtime.supervisor.scheduler import Scheduler, Write
+from machine.runtime.supervisor.timetable import Inbox
+from machine.runtime.supervisor.worker import Live, Parts, Plan, Worker
 from machine.sending.messages import Outgoing
 from machine.sending.periodic import completed
 from machine.server import Server

@@ -33,7 +33,7 @@ from machine.config import SETTINGS
 from machine.config.settings import Setting
 from machine.embedded import EmbeddedServer, available_servers
 from machine.redis import keys
-from machine.runtime import supervisor
+from machine.runtime.supervisor import supervisor
 from worker import worker
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,8 +21,8 @@ from machine.config import Config, RedisConfig
 from machine.ports.clock import SystemClock
 from machine.registry import Registry
 from machine.registry.task import Task, task
-from machine.runtime.child import Child, Ways
-from machine.runtime.promoter import Promoter
+from machine.runtime.child.child import Child, Ways
+from machine.runtime.supervisor.promoter import Promoter
 
 PATIENCE_S = 10.0
 

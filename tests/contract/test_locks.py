@@ -12,7 +12,7 @@ from machine.lock import EagerLock
 from machine.ports.periodic import Lock
 from machine.redis.connections import Connections
 from machine.redis.lock import RedisLock
-from machine.runtime.scheduler import TRIES, lock_name, lock_with_retries
+from machine.runtime.supervisor.scheduler import TRIES, lock_name, lock_with_retries
 
 #: By the tests' own clock; far enough ahead that Redis lets no key of theirs lapse meanwhile.
 NOW = 1_900_000_000 * 10**9

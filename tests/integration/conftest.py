@@ -25,11 +25,11 @@ from machine.ports.clock import SystemClock
 from machine.redis import keys
 from machine.registry import Registry
 from machine.registry.task import Task, task
-from machine.runtime.child import Child, Ways
+from machine.runtime.child.child import Child, Ways
+from machine.runtime.child.session import new_worker_id
 from machine.runtime.chords import Chords, ChordSweep
-from machine.runtime.courier import new_worker_id
-from machine.runtime.promoter import Promoter
-from machine.runtime.reaper import Reaper
+from machine.runtime.supervisor.promoter import Promoter
+from machine.runtime.supervisor.reaper import Reaper
 from machine.server import Server
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

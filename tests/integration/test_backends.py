@@ -26,7 +26,7 @@ from machine import (
 from machine.config import Config
 from machine.embedded import EmbeddedServer
 from machine.registry import Registry
-from machine.runtime.courier import new_worker_id
+from machine.runtime.child.session import new_worker_id
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

@@ -16,7 +16,7 @@ from machine.ports.moves import Canceled
 from machine.redis import keys
 
 if TYPE_CHECKING:
-    from machine.runtime.child import Child
+    from machine.runtime.child.child import Child
     from tests.integration.conftest import Yard
 
 PATIENCE_S = 10.0

@@ -21,8 +21,8 @@ from machine.periodic.marks import Mark
 from machine.periodic.runs import run_of
 from machine.redis import keys
 from machine.registry import Registry
-from machine.runtime.scheduler import lock_name
-from machine.runtime.timetable import read, written
+from machine.runtime.supervisor.scheduler import lock_name
+from machine.runtime.supervisor.timetable import read, written
 from machine.server import Server
 from machine.workflow.plan import GATHER
 

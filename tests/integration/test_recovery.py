@@ -15,7 +15,7 @@ from machine.embedded import EmbeddedServer
 from machine.ports.moves import Claim
 from machine.redis import keys
 from machine.redis.link import script
-from machine.runtime.courier import new_worker_id
+from machine.runtime.child.session import new_worker_id
 from tests.chaos.proxy import Proxy
 
 if TYPE_CHECKING:

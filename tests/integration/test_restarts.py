@@ -13,7 +13,7 @@ import redis
 from machine import BrokerUnavailable, QueueFull, build
 from machine.embedded import EmbeddedServer
 from machine.redis import keys
-from machine.runtime.heartbeat import Heartbeat
+from machine.runtime.supervisor.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Yard

@@ -23,8 +23,8 @@ from machine.periodic.runs import run_of
 from machine.redis import keys
 from machine.redis.lock import RedisLock
 from machine.registry import Registry
-from machine.runtime.scheduler import Scheduler, lock_name
-from machine.runtime.timetable import Inbox, report
+from machine.runtime.supervisor.scheduler import Scheduler, lock_name
+from machine.runtime.supervisor.timetable import Inbox, report
 from machine.wire.signature import new_uuid
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from machine.runtime.doorbell import Doorbell
+from machine.runtime.wakeup import Doorbell
 
 
 def no_waker() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from machine import health
-from machine.runtime.pulse import Pulse, Vitals, is_stopped
+from machine.runtime import health
+from machine.runtime.health import Pulse, Vitals, is_stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,7 +20,7 @@ from prometheus_client import mmap_dict
 from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError
 from machine.registry import Registry
-from machine.runtime.exporter import Exporter, bury, exposition
+from machine.runtime.supervisor.metrics import Exporter, bury, exposition
 from machine.sending.messages import Outgoing
 from machine.telemetry import VERSION
 from machine.telemetry.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics

@@ -13,7 +13,7 @@ from machine.errors import SignatureError
 from machine.periodic.entries import Entry
 from machine.periodic.marks import MOST_CAUGHT_UP, Mark, Step, steps
 from machine.periodic.runs import run_of
-from machine.runtime.timetable import read, written
+from machine.runtime.supervisor.timetable import read, written
 from machine.wire.signature import Arg, Signature
 from machine.workflow.pieces import Chain, Group
 

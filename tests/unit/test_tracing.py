@@ -18,8 +18,8 @@ from machine.config import Config
 from machine.execution import Failed, Succeeded, TaskContext
 from machine.ports.moves import Claim
 from machine.registry import Registry
-from machine.runtime.pool import Job
-from machine.runtime.watch import Watch
+from machine.runtime.child.instruments import Watch
+from machine.runtime.child.pool import Job
 from machine.server import Server
 from machine.telemetry.tracing import Tracing
 from machine.wire.signature import Arg, Signature, TaskResult

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.runtime.turns import Turns
+from machine.runtime.child.queue_order import Turns
 
 
 def test_without_weights_the_order_is_always_the_one_given() -> None:

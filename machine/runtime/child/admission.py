@@ -15,7 +15,7 @@ from machine.errors import WireError
 from machine.execution import Failed
 from machine.ports.moves import Claim, Finish, Move, Park
 from machine.registry import Registry
-from machine.runtime.pool import Job
+from machine.runtime.child.pool import Job
 from machine.runtime.settle import Terms, buried
 from machine.wire.headers import lateness
 from machine.wire.messages import decode_signature
@@ -43,7 +43,7 @@ class Rules(Protocol):
         ...
 
 
-def sort(
+def admit(
     claims: Sequence[Claim], registry: Registry, rules: Rules, now_ns: int
 ) -> tuple[list[Job], list[Move]]:
     """Return the jobs among these claims, and the moves that end the others."""
@@ -68,7 +68,7 @@ def sort(
     return jobs, moves
 
 
-def late(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tuple[Job, Failed]]]:
+def split_expired(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tuple[Job, Failed]]]:
     """
     Part the jobs that may still start from those whose time has passed.
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from machine.errors import MachineError, RetryLater, SignatureError, WireError
-from machine.execution import Again, Failed, Outcome, Succeeded, TaskContext, running_task
+from machine.execution import Again, Failed, Hooks, Outcome, Succeeded, TaskContext, running_task
 from machine.registry.task import Task
 from machine.wire import gotypes
 from machine.wire.signature import Signature, TaskResult
@@ -29,6 +29,7 @@ _result = partial(tuple.__new__, TaskResult)
 #: `Hooks.pre_task`.
 Before = Callable[[Signature], None] | None
 _log = logging.getLogger("machine.task")
+_worker_log = logging.getLogger("machine.worker")
 
 
 def execute(task: Task[..., Any], context: TaskContext, before: Before = None) -> Outcome:
@@ -142,3 +143,14 @@ def _text(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001 - its __str__ is the task's code too
         text = ""
     return text or type(error).__name__
+
+
+def call_after_hooks(hooks: Hooks, signature: Signature, outcome: Outcome) -> None:
+    """Call the hooks that are meant for after a task; what they raise is logged."""
+    try:
+        if hooks.post_task is not None:
+            hooks.post_task(signature)
+        if hooks.on_error is not None and isinstance(outcome, Failed):
+            hooks.on_error(outcome.error, signature)
+    except Exception:  # noqa: BLE001 - yours, and the task has ended already
+        _worker_log.exception("a hook failed after task %s %s", signature.name, signature.uuid)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from machine.execution import Again, Failed, Outcome, Succeeded
 from machine.ports.moves import Claim, Finish, Move
-from machine.runtime.executor import Before, aexecute, execute
-from machine.runtime.pool import Job
+from machine.runtime.child.executor import Before, aexecute, execute
+from machine.runtime.child.pool import Job
 from machine.telemetry.metrics import UNKNOWN, TaskMetrics
 from machine.telemetry.tracing import Run, Tracing
 from machine.wire.signature import Signature

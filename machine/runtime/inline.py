@@ -15,11 +15,11 @@ from machine.ports.broker import Broker
 from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Finish, Move, Verdict
 from machine.registry import Registry
-from machine.runtime import intake
+from machine.runtime.child.admission import admit, split_expired
+from machine.runtime.child.instruments import Watch
+from machine.runtime.child.pool import InlinePool, Job
 from machine.runtime.chords import Chords
-from machine.runtime.pool import InlinePool, Job
 from machine.runtime.settle import Terms, canceled, settle
-from machine.runtime.watch import Watch
 
 _ME = "eager"
 
@@ -59,8 +59,8 @@ class EagerRunner:
 
     def _run(self, claims: list[Claim]) -> None:
         now_ns = self._clock.now_ns()
-        jobs, moves = intake.sort(claims, self._registry, self, now_ns)
-        jobs, late = intake.late(jobs, now_ns)
+        jobs, moves = admit(claims, self._registry, self, now_ns)
+        jobs, expired = split_expired(jobs, now_ns)
         # Machinery leaves a task that nobody registered pending; put aside it would run for ever.
         moves = [move if isinstance(move, Finish) else Finish(claim=move.claim) for move in moves]
 
@@ -68,7 +68,7 @@ class EagerRunner:
             settled = settle(job.claim, job.signature, outcome, self.terms, self._clock.now_ns())
             moves.append(settled.move)
 
-        for job, failed in late:
+        for job, failed in expired:
             done(job, failed)
         pool = InlinePool(1, done, None, self._watch)
         pool.submit(jobs)

@@ -26,21 +26,20 @@ from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
 from machine.registry import Registry
-from machine.runtime.child import Child, Ways
+from machine.runtime.child.child import Child, Ways
+from machine.runtime.child.instruments import Watch
+from machine.runtime.child.session import new_worker_id
 from machine.runtime.chords import Chords, ChordSweep
-from machine.runtime.courier import new_worker_id
-from machine.runtime.crew import Crew
-from machine.runtime.exporter import Exporter
-from machine.runtime.heartbeat import Heartbeat
+from machine.runtime.health import PATIENCE_S, Pulse, Vitals
 from machine.runtime.loop import Loop
-from machine.runtime.promoter import Promoter
-from machine.runtime.pulse import PATIENCE_S, Pulse, Vitals
-from machine.runtime.reaper import Reaper
-from machine.runtime.reload import Reload
-from machine.runtime.scheduler import Scheduler
-from machine.runtime.supervisor import CANNOT_START, Supervisor
-from machine.runtime.timetable import Inbox, report
-from machine.runtime.watch import Watch
+from machine.runtime.supervisor.heartbeat import Heartbeat
+from machine.runtime.supervisor.metrics import Exporter
+from machine.runtime.supervisor.promoter import Promoter
+from machine.runtime.supervisor.reaper import Reaper
+from machine.runtime.supervisor.reload import Reload
+from machine.runtime.supervisor.scheduler import Scheduler
+from machine.runtime.supervisor.supervisor import CANNOT_START, Crew, Supervisor
+from machine.runtime.supervisor.timetable import Inbox, report
 
 _log = logging.getLogger("machine.worker")
 _PR_SET_PDEATHSIG = 1

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from machine.execution import Outcome, TaskContext
 from machine.ports.moves import Claim
 from machine.registry.task import Task
-from machine.runtime.executor import Before, aexecute, execute
+from machine.runtime.child.executor import Before, aexecute, execute
 from machine.wire.signature import Progress, Signature
 
 

@@ -14,8 +14,8 @@ from time import perf_counter
 
 from machine.errors import MachineError
 from machine.execution import Failed
-from machine.runtime.courier import Courier
-from machine.runtime.pool import Job
+from machine.runtime.child.pool import Job
+from machine.runtime.child.session import Courier
 from machine.wire.states import CANCELED
 
 #: How often the marks of running tasks are looked at, seconds.

@@ -19,15 +19,16 @@ from machine.ports.broker import Broker
 from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Park, Release, Start
 from machine.registry import Registry
-from machine.runtime import afterwards, intake, parked
-from machine.runtime.courier import Courier
-from machine.runtime.doorbell import Doorbell
-from machine.runtime.marks import LOOK_S, Marks
-from machine.runtime.pool import InlinePool, Job, MixedPool, Pool
-from machine.runtime.pulse import Pulse
+from machine.runtime.child.admission import admit, kept_together, split_expired
+from machine.runtime.child.cancellation import LOOK_S, Marks
+from machine.runtime.child.executor import call_after_hooks
+from machine.runtime.child.instruments import Watch
+from machine.runtime.child.pool import InlinePool, Job, MixedPool, Pool
+from machine.runtime.child.queue_order import Turns
+from machine.runtime.child.session import Courier, call_back
+from machine.runtime.health import Pulse
 from machine.runtime.settle import Terms, started
-from machine.runtime.turns import Turns
-from machine.runtime.watch import Watch
+from machine.runtime.wakeup import Doorbell
 from machine.telemetry.logs import about
 
 _log = logging.getLogger("machine.worker")
@@ -104,7 +105,7 @@ class Child:
         self._registry, self._ways, self._clock = registry, ways, clock
         self._turns = Turns(ways.queues, ways.weights)
         self._pulse = pulse or Pulse()
-        self._call_back = partial(parked.call_back, broker, ways.queues, registry)
+        self._call_back = partial(call_back, broker, ways.queues, registry)
         self._watch = watch
         self._courier = Courier(
             *(broker, backend, ways.queues, ways.terms, clock, on_incarnation, watch)
@@ -264,13 +265,13 @@ class Child:
         if not claims:
             return
         idle = self._courier.held_count == len(claims)
-        keep, self._alone = intake.kept_together(claims, idle=idle)
+        keep, self._alone = kept_together(claims, idle=idle)
         if self._stopping:
             keep = 0
         now_ns = self._clock.now_ns()
-        jobs, moves = intake.sort(claims[:keep], self._registry, self._ways, now_ns)
-        jobs, late = intake.late(jobs, now_ns)
-        for job, failed in late:
+        jobs, moves = admit(claims[:keep], self._registry, self._ways, now_ns)
+        jobs, expired = split_expired(jobs, now_ns)
+        for job, failed in expired:
             _log.info("task %s %s %s", job.signature.name, job.signature.uuid, failed.error)
             self._courier.owe_unrun(job.claim, job.signature, failed)
         if self._watch is not None:
@@ -293,7 +294,7 @@ class Child:
             text, extra = "task %s %s ended: %s in %.3f s", about(job.context)
             _log.info(text, name, uuid, settled.state.state, took_s, extra=extra)
         self._ended_count += 1
-        afterwards.tell(self._hooks, job.signature, outcome)
+        call_after_hooks(self._hooks, job.signature, outcome)
         if not self._inline and not self._pool.running():
             self._pulse.rest()
         self._doorbell.ring_if_asleep()

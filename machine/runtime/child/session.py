@@ -1,9 +1,9 @@
 """
-Carries moves to the broker and brings claims back, and keeps the books straight.
+A child's session with the broker: its claims, its moves, and when it must begin anew.
 
-One incarnation of a worker at a time: its id, what it holds, what it owes. When
-the server and the books disagree (a lost answer, a lost lease, a failover), the
-difference is found and mended here. It runs nothing and waits for nothing.
+One round trip carries moves out and claims in. `InFlight` is the record of
+claims held and moves not yet sent; when the server and the record disagree, the
+session reads from the server what is held.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import logging
 import os
 import socket
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
-from machine.errors import BrokerUnavailable
+from machine.errors import BrokerUnavailable, MachineError
 from machine.execution import Failed, Outcome
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
-from machine.ports.moves import Claim, Finish, Move, Retry, Start, Verdict
+from machine.ports.moves import Claim, Exchange, Finish, Move, Retry, Start, Verdict
+from machine.registry import Registry
+from machine.runtime.child.instruments import Watch
 from machine.runtime.chords import Chords
-from machine.runtime.ledger import Ledger
 from machine.runtime.settle import Settled, Terms, canceled, refused, settle
-from machine.runtime.watch import Watch
 from machine.wire.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
@@ -221,3 +221,128 @@ class Courier:
             self._ledger.hold(unknown)
             found += unknown
         return found
+
+
+#: Moves remembered in case the server forgets them (a failover loses the last writes).
+_REMEMBERED = 4096
+
+
+class Ledger:
+    """Claims held, moves owed, and moves made lately."""
+
+    def __init__(self) -> None:
+        self.owed: deque[Move] = deque()
+        self._held: dict[str, Claim] = {}
+        self._per_queue: Counter[str] = Counter()
+        self._recent: dict[str, Move] = {}
+
+    def __len__(self) -> int:
+        """Return how many claims are held."""
+        return len(self._held)
+
+    def hold(self, claims: Iterable[Claim]) -> None:
+        """Note new claims."""
+        for claim in claims:
+            self._held[claim.id] = claim
+            self._per_queue[claim.queue] += 1
+
+    def holds(self, claim: Claim) -> bool:
+        """Say whether this claim is still ours, as far as we know."""
+        return claim.id in self._held
+
+    def drop(self, claim: Claim) -> None:
+        """Forget a claim that is not ours any more."""
+        if self._held.pop(claim.id, None) is not None:
+            self._per_queue[claim.queue] -= 1
+
+    def forget(self, queues: Sequence[str]) -> None:
+        """Forget every claim of these queues: the lease there ran out."""
+        for claim in [claim for claim in self._held.values() if claim.queue in queues]:
+            self.drop(claim)
+
+    def take(self) -> list[Move]:
+        """Return all moves owed, which are owed no more."""
+        moves = []
+        while self.owed:
+            moves.append(self.owed.popleft())
+        return moves
+
+    def put_back(self, moves: Sequence[Move]) -> None:
+        """Owe these again, first: they could not be sent."""
+        self.owed.extendleft(reversed(moves))
+
+    def settle(
+        self, moves: Sequence[Move], verdicts: Sequence[Verdict]
+    ) -> list[tuple[Move, Verdict]]:
+        """Note what became of moves; return those with a verdict to act on."""
+        odd: list[tuple[Move, Verdict]] = []
+        for move, verdict in zip(moves, verdicts, strict=True):
+            if type(move) is not Start:
+                if verdict not in (Verdict.BAD_KEY, Verdict.CANCELED):
+                    self.drop(move.claim)
+                    self._recent[move.claim.id] = move
+                if verdict is not Verdict.DONE:
+                    odd.append((move, verdict))
+        if len(self._recent) > _REMEMBERED:
+            for claim_id in list(self._recent)[: _REMEMBERED // 2]:
+                del self._recent[claim_id]
+        return odd
+
+    def differs(self, exchange: Exchange) -> list[str]:
+        """Return the queues in which the server says we hold another number of claims."""
+        return [
+            q
+            for q, held in exchange.held.items()
+            if held is not None and held != self._per_queue[q]
+        ]
+
+    def reconcile(
+        self, queue: str, worker_id: str, server: Sequence[Claim]
+    ) -> tuple[list[Claim], list[Claim]]:
+        """
+        Compare with all claims the server says we hold in a queue.
+
+        A claim whose end we have sent before is owed that end again: the
+        server has forgotten it.
+
+        Returns:
+            Claims we did not know of (their answer was lost), to be run; and
+            claims that are not ours any more.
+        """
+        theirs = {claim.id for claim in server}
+        unknown = []
+        for claim in server:
+            if claim.id in self._held:
+                continue
+            made = self._recent.pop(claim.id, None)
+            if made is None:
+                unknown.append(claim)
+            else:
+                self.hold([claim])
+                self.owed.append(made)
+        mine = [c for c in self._held.values() if c.queue == queue and c.worker_id == worker_id]
+        gone = [claim for claim in mine if claim.id not in theirs]
+        for claim in gone:
+            self.drop(claim)
+        return unknown, gone
+
+
+def call_back(broker: Broker, queues: Sequence[str], registry: Registry) -> None:
+    """
+    Let messages of tasks registered here run now, instead of up to a minute later.
+
+    Args:
+        broker: The child's own.
+        queues: What it consumes; messages of other queues are left alone.
+        registry: The tasks it knows.
+    """
+    try:
+        for queue in queues:
+            count = broker.unpark(queue, lambda name: name in registry)
+            if count:
+                _log.info(
+                    "%d messages on '%s' were put aside; their tasks are known now", count, queue
+                )
+    except MachineError as error:
+        # They come back by themselves within a minute.
+        _log.warning("cannot look for messages that were put aside: %s", error)

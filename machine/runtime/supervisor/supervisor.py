@@ -17,16 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError, MachineError
 from machine.ports.broker import Broker
 from machine.ports.moves import Release
-from machine.runtime.crew import Crew
-from machine.runtime.doorbell import Doorbell
 from machine.runtime.loop import Loop, Loops
-from machine.runtime.reaper import Reaper, may_run_again
+from machine.runtime.supervisor.reaper import Reaper, may_run_again
+from machine.runtime.wakeup import Doorbell
 
 _log = logging.getLogger("machine.worker")
-
 #: Exit status of a child that cannot work whatever happens: a broken tasks module, bad settings.
 CANNOT_START = 78
 #: A child that lived shorter than this is started again with a growing pause, seconds.
@@ -297,3 +296,22 @@ class Supervisor:
                 if claim not in again:  # at most once means that it has had its once
                     self._reaper.fail(claim, quarantined=False)
         self._broker.unregister(worker_id, self._queues)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Crew:
+    """
+    Children of one kind. Other settings make another crew, which takes this one's place.
+
+    Attributes:
+        processes: Children to keep running, ≥ 1.
+        shutdown_s: Seconds that running tasks get after the first signal.
+        spawn: Forks a child that writes its worker ids, a line each, to the given
+            descriptor, and returns the child's pid.
+        config: The settings it was made of; ``None`` where they never change.
+    """
+
+    processes: int
+    shutdown_s: float
+    spawn: Callable[[int], int]
+    config: Config | None = None

@@ -1,0 +1,1 @@
+"""A worker's supervising process: it keeps children alive, renews leases and recovers work."""

@@ -14,7 +14,7 @@ import pytest
 from machine.runtime import health
 from machine.runtime.health import Pulse, Vitals, is_stopped
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from machine.errors import WireError
 from machine.wire.text import error_text, float_text, now_text, ns_from_text
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_floats_are_written_with_gos_digits() -> None:

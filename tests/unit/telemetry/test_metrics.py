@@ -28,7 +28,7 @@ from machine.telemetry.queues import queues_of
 from machine.wire.headers import waited_s
 from machine.wire.signature import Signature
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 S_NS = 1_000_000_000
 NOW_NS = 1_790_000_000 * S_NS
 #: Each sample's name -> the metric it is of.

@@ -17,7 +17,7 @@ from machine.wire.signature import Signature
 from machine.wire.states import decode_group, decode_letter, decode_state
 from machine.wire.text import ZERO_TIME, ns_from_text
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 ADD = (GOLDEN / "signature_add.json").read_bytes()
 
 

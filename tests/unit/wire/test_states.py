@@ -26,7 +26,7 @@ from machine.wire.states import (
 )
 from machine.wire.text import ZERO_TIME
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 #: What the scripts look for in a stored state.
 CREATED = re.compile(rb'"CreatedAt":"[^"]*"')
 NOW = "2026-11-20T15:15:26.418773057Z"

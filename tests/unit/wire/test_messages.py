@@ -19,7 +19,7 @@ from machine.wire.headers import ATTEMPT_HEADER, ON_CRASH_HEADER
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Arg, Signature
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 #: Files we write otherwise, on purpose: what Go wrote, and what we write instead.
 REWRITTEN = {
     "signature_copied": (b'"OnSuccess":[],"OnError":[]', b'"OnSuccess":null,"OnError":null'),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from machine.errors import SignatureError, WireError
 from machine.wire import gotypes
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 WHERE = "argument 'x' of task add"
 INTS = {
     "int": (-(1 << 63), (1 << 63) - 1), "int8": (-128, 127), "int16": (-32768, 32767),

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import hiredis
 
-from machine import broker
+from machine import redis as room
 from machine.redis.link import script
 
 _HOST = "127.0.0.1"
@@ -29,7 +29,7 @@ def name_of(words: Sequence[bytes]) -> str:
     return _SCRIPTS.get(words[1].decode(), "?") if name == "EVALSHA" else name
 
 
-_LUA = Path(broker.__file__).parent / "lua"
+_LUA = Path(room.__file__).parent / "lua"
 _SCRIPTS = {script(path.stem).digest: path.stem for path in _LUA.glob("*.lua")}
 
 

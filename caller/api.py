@@ -41,7 +41,7 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: Others than this machine could send tasks without a token.
     """
-    from caller.web.address import is_loopback  # noqa: PLC0415 - found once main() runs
+    from caller.web.middleware import is_loopback  # noqa: PLC0415 - found once main() runs
 
     tokens = [token.strip() for token in config.api_token.split(",")]
     if config.api_token and not all(tokens):

@@ -53,12 +53,12 @@ EXTRAS = {
     "machine.telemetry.queues": {"prometheus_client"},
     "machine.telemetry.tracing": {"opentelemetry"},
     "caller.api": {"starlette", "uvicorn"},
-    "caller.web.asking": {"starlette"},
-    "caller.web.documents": {"starlette"},
-    "caller.web.gate": {"starlette"},
     "caller.web.metrics": {"starlette"},
+    "caller.web.middleware": {"starlette"},
     "caller.web.page": {"starlette"},
     "caller.web.problems": {"starlette"},
+    "caller.web.requests": {"starlette"},
+    "caller.web.responses": {"starlette"},
     "caller.web.routes": {"starlette"},
 }
 FORBIDDEN_FILES = frozenset({"utils.py", "common.py", "helpers.py", "types.py"})

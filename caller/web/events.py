@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from caller.web.documents import content_of, digest, state_document
+from caller.web.responses import content_of, digest, state_document
 from machine.errors import MachineError, WireError
 from machine.ports.backend import Backend
 from machine.wire.signature import TaskState

@@ -15,8 +15,8 @@ import time
 import uuid as uuids
 from typing import Any, Final
 
-from caller.web.json_text import json_bytes
 from caller.web.problems import Problem
+from caller.web.responses import json_bytes
 from machine.ports.backend import Backend
 from machine.wire.signature import GroupMeta
 from machine.wire.text import now_text, ns_from_text, shown

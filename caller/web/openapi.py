@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from caller.web.forms import Form
+from caller.web.bodies import Schema
 from caller.web.problems import KINDS, MEDIA_TYPE
-from caller.web.schema import Schema, call_schema, components, ref, result_schema
+from caller.web.task_schema import Form, call_schema, components, ref, result_schema
 
 _ID: Final[Schema] = {
     "name": "id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 200},

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from caller.web.json_text import json_bytes
+from caller.web.responses import json_bytes
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,

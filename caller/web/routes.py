@@ -17,16 +17,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
-from caller.web import asking
-from caller.web.address import is_loopback
-from caller.web.composing import Composer
-from caller.web.documents import Document, content_of, digest, reply, state_document
-from caller.web.gate import Gate, Tokens
+from caller.web import requests
+from caller.web.middleware import Gate, Tokens, is_loopback
 from caller.web.openapi import openapi
 from caller.web.page import page
 from caller.web.problems import RETRY_AFTER_S, Problem
-from caller.web.schema import parameters_of, result_schema
+from caller.web.responses import Document, content_of, digest, reply, state_document
 from caller.web.service import Asked, Sent, Service
+from caller.web.task_schema import parameters_of, result_schema
+from caller.web.workflows import Composer
 from machine.config import Config
 from machine.wire.headers import CORRELATION_HEADER
 from machine.wire.signature import State, TaskState
@@ -84,7 +83,7 @@ class Endpoints:
         name = request.path_params["name"]
         asked = await self._asked(request)
         uuid = await self._service.send_task(name, asked)
-        wait_s = asking.preferred_wait_s(request, self._wait_s)
+        wait_s = requests.preferred_wait_s(request, self._wait_s)
         state = None
         if wait_s or asked.key:
             state = await self._service.result(uuid, wait_s)
@@ -117,7 +116,7 @@ class Endpoints:
     ) -> Response:
         asked = await self._asked(request)
         sent = await self._service.send_workflow(asked, compose)
-        wait_s = asking.preferred_wait_s(request, self._wait_s) if sent.uuid else 0.0
+        wait_s = requests.preferred_wait_s(request, self._wait_s) if sent.uuid else 0.0
         if wait_s:
             state = await self._service.result(sent.uuid, wait_s)
             if state.is_completed:
@@ -127,20 +126,20 @@ class Endpoints:
         return reply(document, 202, headers)
 
     async def _asked(self, request: Request) -> Asked:
-        key = asking.idempotency_key(request)
-        body = await asking.json_body(request, self._most_bytes)
+        key = requests.idempotency_key(request)
+        body = await requests.json_body(request, self._most_bytes)
         state = request.state
-        carried = {CORRELATION_HEADER: state.request_id, **asking.trace(request)}
+        carried = {CORRELATION_HEADER: state.request_id, **requests.trace(request)}
         return Asked(request.url.path, body, carried, state.subject, key)
 
     # -- looking ---------------------------------------------------------------------------
     async def result(self, request: Request) -> Response:
         """Return a task's state, perhaps after waiting for its end."""
-        wait_s = asking.wait_s(request, self._wait_s)
+        wait_s = requests.wait_s(request, self._wait_s)
         state = await self._service.result(request.path_params["id"], wait_s)
         document = state_document(state)
         tag = f'"{digest(content_of(document))}"'
-        if asking.has_seen(request, tag):
+        if requests.has_seen(request, tag):
             return Response(None, 304, {"ETag": tag, "Cache-Control": "no-store"})
         return reply(document, headers={"ETag": tag})
 
@@ -160,8 +159,8 @@ class Endpoints:
 
     async def group(self, request: Request) -> Response:
         """Return a group's progress, and the states of some members."""
-        offset = asking.count(request, "offset", 0, 999_999_999)
-        limit = asking.count(request, "limit", 100, _MOST_SHOWN)
+        offset = requests.count(request, "offset", 0, 999_999_999)
+        limit = requests.count(request, "limit", 100, _MOST_SHOWN)
         part = slice(offset, offset + limit)
         return reply(await self._service.group(request.path_params["id"], part))
 

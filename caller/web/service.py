@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from caller.web import idempotency
-from caller.web.composing import Composer, Drafted
-from caller.web.documents import Document, group_document
 from caller.web.events import Following
-from caller.web.forms import forms_of
 from caller.web.problems import Problem
+from caller.web.responses import Document, group_document
+from caller.web.task_schema import forms_of
+from caller.web.workflows import Composer, Drafted
 from machine.config.queues import names
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
 from machine.ports.backend import Backend

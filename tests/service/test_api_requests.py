@@ -17,10 +17,10 @@ import pytest
 import redis
 
 from caller.web import events
-from caller.web.composing import MOST_WORKFLOW_BYTES
 from caller.web.problems import KINDS
 from caller.web.routes import SLACK_BYTES, app
 from caller.web.service import Service
+from caller.web.workflows import MOST_WORKFLOW_BYTES
 from machine import build, task
 from machine.config import Config, RedisConfig
 from machine.registry import Registry

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from caller.web import events
-from caller.web.documents import content_of, digest, state_document
 from caller.web.events import Following
+from caller.web.responses import content_of, digest, state_document
 from machine.backend.eager import EagerBackend
 from machine.wire.signature import State, TaskResult, TaskState
 

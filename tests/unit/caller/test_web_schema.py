@@ -11,11 +11,17 @@ from typing import Any
 
 import pytest
 
-from caller.web.composing import OPTIONS
-from caller.web.forms import Form, forms_of
+from caller.web.bodies import OPTIONS
 from caller.web.openapi import openapi
 from caller.web.problems import KINDS
-from caller.web.schema import call_schema, parameters_of, result_schema, type_schema
+from caller.web.task_schema import (
+    Form,
+    call_schema,
+    forms_of,
+    parameters_of,
+    result_schema,
+    type_schema,
+)
 from machine import SignatureError, task
 from machine.wire.gotypes import TYPES
 

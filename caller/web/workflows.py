@@ -9,115 +9,23 @@ from __future__ import annotations
 
 import difflib
 import uuid as uuids
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from caller.web import reading
-from caller.web.forms import Form
+from caller.web import bodies
+from caller.web.bodies import OPTIONS
 from caller.web.problems import Problem
-from machine.wire.headers import ON_DUPLICATE, unique_key
-from machine.wire.limits import MOST_RETRIES
+from caller.web.task_schema import Form
 from machine.wire.signature import new_uuid
 from machine.wire.text import shown
 from machine.workflow.pieces import Chain, Group, GroupChain, Piece, TypedSignature, series
 
 #: Bytes of all messages of one workflow: what follows a group is in each member's message.
 MOST_WORKFLOW_BYTES: Final = 64 << 20
-MOST_HEADERS: Final = 60
-LONGEST_HEADER: Final = 1024
 
 _CALL: Final = ("args", "kwargs", "options")
 _SIGNATURE: Final = ("name", *_CALL)
 _PIECES: Final = ("chain", "group", "chord")
-_Schema = dict[str, Any]
-
-
-class Option(NamedTuple):
-    """One option: its JSON schema, and how it is read."""
-
-    schema: _Schema
-    read: Callable[[Any, str], Any]
-
-
-def _seconds() -> Option:
-    most = reading.LONGEST_WAIT_S
-    return Option(
-        {"type": "number", "minimum": 0, "maximum": most, "description": "Seconds from now."},
-        lambda value, where: reading.number(value, where, 0, most),
-    )
-
-
-def _whole(most: int, text: str) -> Option:
-    return Option(
-        {"type": "integer", "minimum": 0, "maximum": most, "description": text},
-        lambda value, where: reading.whole(value, where, 0, most),
-    )
-
-
-def _flag(text: str) -> Option:
-    return Option({"type": "boolean", "description": text}, reading.flag)
-
-
-def _expires(value: Any, where: str) -> float | datetime:
-    if isinstance(value, str):
-        return reading.moment(value, where)
-    found = reading.number(value, where, 0, reading.LONGEST_WAIT_S)
-    if found < 1e-9:
-        raise reading.refuse(where, value, "more than 0 seconds")
-    return found
-
-
-def _headers(value: Any, where: str) -> dict[str, str]:
-    return reading.texts(value, where, most=MOST_HEADERS, longest=LONGEST_HEADER)
-
-
-def _unique(value: Any, where: str) -> str:
-    return "" if value == "" else unique_key(reading.text(value, where))
-
-
-#: What a body may say about a sending; each as `TypedSignature.options` has it.
-OPTIONS: Final[Mapping[str, Option]] = {
-    "queue": Option({"type": "string"}, reading.text),
-    "countdown": _seconds(),
-    "eta": Option(
-        {"type": "string", "format": "date-time", "description": "Not to start before."},
-        reading.moment,
-    ),
-    "expires": Option(
-        {
-            "description": "Not to start from then on: seconds, or a time.",
-            "oneOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": reading.LONGEST_WAIT_S},
-                {"type": "string", "format": "date-time"},
-            ],
-        },
-        _expires,
-    ),
-    "retry_count": _whole(MOST_RETRIES, "Runs allowed after the first one fails."),
-    "retry_timeout": _whole(86_400, "Seconds that the growing delays start above."),
-    "priority": _whole(255, "For Go's other brokers."),
-    "immutable": _flag("Its results are not handed to what follows."),
-    "ignore_when_task_not_registered": _flag("A worker that does not know it drops it."),
-    "unique": Option(
-        {"type": "string", "maxLength": 256, "description": "A key that one task may have."},
-        _unique,
-    ),
-    "on_duplicate": Option(
-        {"type": "string", "enum": list(ON_DUPLICATE), "description": "If another has the key."},
-        lambda value, where: reading.text(value, where, ON_DUPLICATE),
-    ),
-    "headers": Option(
-        {
-            "type": "object",
-            "description": "Travel with the message; names beginning with x- are the machine's.",
-            "maxProperties": MOST_HEADERS,
-            "propertyNames": {"minLength": 1, "pattern": "^(?![xX]-)"},
-            "additionalProperties": {"type": "string", "maxLength": LONGEST_HEADER},
-        },
-        _headers,
-    ),
-}
 
 
 class Drafted(NamedTuple):
@@ -165,19 +73,19 @@ class Composer:
             Problem: The body is not right, or there is no such task.
             SignatureError: The task could not be called so.
         """
-        call = reading.members(body, "the body", _CALL)
+        call = bodies.members(body, "the body", _CALL)
         if name not in self._forms:
             raise Problem("unknown-task", self._unknown(name))
         return self._signature(name, call, "", partial=False)
 
     def chain(self, body: Any) -> Chain[Any] | GroupChain[Any]:
         """Return the chain that a body asks for: ``{"steps": […]}``; raises as `task`."""
-        found = reading.members(body, "the body", ("steps",))
+        found = bodies.members(body, "the body", ("steps",))
         return self._chain(found.get("steps"), "steps", 0, partial=False)
 
     def group(self, body: Any) -> Group[Any]:
         """Return the group that a body asks for: ``{"members": […]}``; raises as `task`."""
-        found = reading.members(body, "the body", ("members",))
+        found = bodies.members(body, "the body", ("members",))
         return self._group(found.get("members"), "members", 0, partial=False)
 
     def chord(self, body: Any) -> Piece[Any]:
@@ -194,11 +102,11 @@ class Composer:
         if isinstance(found, dict) and len(found) == 1 and (kind := next(iter(found))) in _PIECES:
             make = {"chain": self._chain, "group": self._group, "chord": self._chord}[kind]
             return make(found[kind], f"{where}.{kind}", after, partial=partial)
-        call = reading.members(found, where, (*_SIGNATURE, *_PIECES))
+        call = bodies.members(found, where, (*_SIGNATURE, *_PIECES))
         for kind in _PIECES:
             if kind in call:
                 raise Problem("invalid", f"{where} has members beside {kind!r}; it stands alone.")
-        name = reading.text(call.get("name"), f"{where}.name")
+        name = bodies.text(call.get("name"), f"{where}.name")
         if name not in self._forms:
             raise Problem("invalid", f"{where}.name: {self._unknown(name)}")
         self._weigh(found, after)
@@ -207,7 +115,7 @@ class Composer:
     def _chain(
         self, found: Any, where: str, after: int, *, partial: bool
     ) -> Chain[Any] | GroupChain[Any]:
-        steps = reading.array(found, where, least=1)
+        steps = bodies.array(found, where, least=1)
         sizes = [self._size(step) for step in steps]
         left, made = sum(sizes), []
         for at, (step, size) in enumerate(zip(steps, sizes, strict=True)):
@@ -217,7 +125,7 @@ class Composer:
         return series(made)
 
     def _group(self, found: Any, where: str, after: int, *, partial: bool) -> Group[Any]:
-        pieces = reading.array(found, where, least=1)
+        pieces = bodies.array(found, where, least=1)
         self._groups += 1
         group_uuid = ""
         if self._seed is not None:
@@ -229,7 +137,7 @@ class Composer:
         return Group(made, group_uuid)
 
     def _chord(self, found: Any, where: str, after: int, *, partial: bool) -> Piece[Any]:
-        chord = reading.members(found, where, ("members", "callback"))
+        chord = bodies.members(found, where, ("members", "callback"))
         if "callback" not in chord:
             raise Problem("invalid", f"{where} has no callback; give one, or send a group.")
         size = self._size(chord["callback"])
@@ -266,10 +174,10 @@ class Composer:
     def _signature(
         self, name: str, call: Mapping[str, Any], where: str, *, partial: bool
     ) -> TypedSignature[Any]:
-        args = reading.array(call.get("args", []), f"{where}args")
+        args = bodies.array(call.get("args", []), f"{where}args")
         kwargs = call.get("kwargs", {})
         if not isinstance(kwargs, dict):
-            raise reading.refuse(f"{where}kwargs", kwargs, "an object")
+            raise bodies.refuse(f"{where}kwargs", kwargs, "an object")
         options = self._options(call.get("options", {}), f"{where}options")
         signature = self._forms[name].call(args, kwargs, partial=partial)
         headers = {**self._carried, **options.pop("headers", {})}
@@ -283,11 +191,11 @@ class Composer:
         return f"task_{uuids.uuid5(self._seed, f'task {len(self.drafted)}')}"
 
     def _options(self, found: Any, where: str) -> dict[str, Any]:
-        given = reading.members(found, where, OPTIONS)
+        given = bodies.members(found, where, OPTIONS)
         options = {
             name: OPTIONS[name].read(value, f"{where}.{name}") for name, value in given.items()
         }
         queue = options.get("queue")
         if queue is not None and queue not in self._queues:
-            raise reading.refuse(f"{where}.queue", queue, f"one of {', '.join(self._queues)}")
+            raise bodies.refuse(f"{where}.queue", queue, f"one of {', '.join(self._queues)}")
         return options

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Collection
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,13 +21,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from caller.web.address import host_of, is_loopback
 from caller.web.problems import Problem, problem_of, problem_of_http
 from machine.errors import MachineError
 from machine.wire.text import shown
 
 _log = logging.getLogger("caller.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LOOPBACK: Final = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 #: Methods that change nothing.
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 #: Of every response. There is no HTML but the page of docs, which has a policy of its own.
@@ -35,6 +36,19 @@ _SECURITY: Final = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether this host is the machine itself, and nobody else can reach it."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+def host_of(header: str) -> str:
+    """Return the host in a ``Host`` header, without its port; "" where there is none."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Tokens:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from caller.web.bodies import parsed
 from caller.web.idempotency import check_key
-from caller.web.json_text import parsed
 from caller.web.problems import Problem
 from machine.wire.text import shown
 

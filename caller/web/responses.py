@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from starlette.responses import Response
 
-from caller.web.json_text import json_bytes
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed, WireError
 from machine.results.group import GroupProgress
 from machine.results.task import raise_if_failed
 from machine.wire.signature import State, TaskState
+from machine.wire.text import to_bytes, value_text
 
 Document = dict[str, Any]
+#: Levels that a document adds around a value of a task.
+_AROUND: Final = 8
 
 
 def state_document(state: TaskState) -> Document:
@@ -88,6 +90,16 @@ def group_document(
 def digest(content: bytes) -> str:
     """Return what names a document: 32 hex characters."""
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def json_bytes(document: Any) -> bytes:
+    """
+    Return a document as UTF-8; object keys are sorted.
+
+    Raises:
+        SignatureError: A value has no place in JSON.
+    """
+    return to_bytes(value_text(document, -_AROUND), "the document")
 
 
 def content_of(document: Document) -> bytes:

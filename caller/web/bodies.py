@@ -7,17 +7,45 @@ Where a member stands is said in its own words: ``members[3].options.queue``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from caller.web.problems import Problem
 from machine.errors import WireError
-from machine.wire.text import ns_from_text, shown
+from machine.wire.headers import ON_DUPLICATE, unique_key
+from machine.wire.limits import MOST_RETRIES
+from machine.wire.text import check_value, ns_from_text, scan, shown
 
 #: Seconds that a task may wait at most: about 30 years.
 LONGEST_WAIT_S: Final = 1_000_000_000
+MOST_HEADERS: Final = 60
+LONGEST_HEADER: Final = 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SPACE = " \t\r\n"
+Schema = dict[str, Any]
+
+
+def parsed(raw: bytes, what: str) -> Any:
+    """
+    Return the one JSON value in ``raw``.
+
+    Raises:
+        ValueError: It is none, with the reason.
+    """
+    try:
+        text = raw.decode()
+        found, end = scan(text, len(text) - len(text.lstrip(_SPACE)))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a lone surrogate in a string; send text that UTF-8 can hold") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    if text[end:].strip(_SPACE):
+        raise ValueError(f"something follows the value at character {end}")
+    check_value(found, what)
+    return found
 
 
 def refuse(where: str, value: Any, expected: str) -> Problem:
@@ -104,3 +132,90 @@ def texts(value: Any, where: str, *, most: int, longest: int) -> dict[str, str]:
         if not isinstance(one, str) or len(one) > longest:
             raise refuse(f"{where}.{name[:80]}", one, f"a text of at most {longest} characters")
     return value
+
+
+class Option(NamedTuple):
+    """One option: its JSON schema, and how it is read."""
+
+    schema: Schema
+    read: Callable[[Any, str], Any]
+
+
+def _seconds() -> Option:
+    most = LONGEST_WAIT_S
+    return Option(
+        {"type": "number", "minimum": 0, "maximum": most, "description": "Seconds from now."},
+        lambda value, where: number(value, where, 0, most),
+    )
+
+
+def _whole(most: int, text: str) -> Option:
+    return Option(
+        {"type": "integer", "minimum": 0, "maximum": most, "description": text},
+        lambda value, where: whole(value, where, 0, most),
+    )
+
+
+def _flag(text: str) -> Option:
+    return Option({"type": "boolean", "description": text}, flag)
+
+
+def _expires(value: Any, where: str) -> float | datetime:
+    if isinstance(value, str):
+        return moment(value, where)
+    found = number(value, where, 0, LONGEST_WAIT_S)
+    if found < 1e-9:
+        raise refuse(where, value, "more than 0 seconds")
+    return found
+
+
+def _headers(value: Any, where: str) -> dict[str, str]:
+    return texts(value, where, most=MOST_HEADERS, longest=LONGEST_HEADER)
+
+
+def _unique(value: Any, where: str) -> str:
+    return "" if value == "" else unique_key(text(value, where))
+
+
+#: What a body may say about a sending; each as `TypedSignature.options` has it.
+OPTIONS: Final[Mapping[str, Option]] = {
+    "queue": Option({"type": "string"}, text),
+    "countdown": _seconds(),
+    "eta": Option(
+        {"type": "string", "format": "date-time", "description": "Not to start before."},
+        moment,
+    ),
+    "expires": Option(
+        {
+            "description": "Not to start from then on: seconds, or a time.",
+            "oneOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_WAIT_S},
+                {"type": "string", "format": "date-time"},
+            ],
+        },
+        _expires,
+    ),
+    "retry_count": _whole(MOST_RETRIES, "Runs allowed after the first one fails."),
+    "retry_timeout": _whole(86_400, "Seconds that the growing delays start above."),
+    "priority": _whole(255, "For Go's other brokers."),
+    "immutable": _flag("Its results are not handed to what follows."),
+    "ignore_when_task_not_registered": _flag("A worker that does not know it drops it."),
+    "unique": Option(
+        {"type": "string", "maxLength": 256, "description": "A key that one task may have."},
+        _unique,
+    ),
+    "on_duplicate": Option(
+        {"type": "string", "enum": list(ON_DUPLICATE), "description": "If another has the key."},
+        lambda value, where: text(value, where, ON_DUPLICATE),
+    ),
+    "headers": Option(
+        {
+            "type": "object",
+            "description": "Travel with the message; names beginning with x- are the machine's.",
+            "maxProperties": MOST_HEADERS,
+            "propertyNames": {"minLength": 1, "pattern": "^(?![xX]-)"},
+            "additionalProperties": {"type": "string", "maxLength": LONGEST_HEADER},
+        },
+        _headers,
+    ),
+}

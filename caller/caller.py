@@ -11,12 +11,19 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from uuid import uuid4
 
-from machine import BrokerUnavailable, ConfigError, MachineError, TaskFailed, build, chord, group
-from machine.config import Config
-from machine.server import Server
+from machine import (
+    BrokerUnavailable,
+    ConfigError,
+    MachineError,
+    Server,
+    TaskFailed,
+    chord,
+    connect,
+    group,
+)
 from machine.tasks import add, fail, flaky, multiply, nap, say
-from machine.wire.signature import new_uuid
 
 #: Seconds to wait for each result.
 PATIENCE_S = 60.0
@@ -59,7 +66,7 @@ def retries(_server: Server) -> object:
 
 def a_failure(server: Server) -> object:
     """Send a task that fails for good; its error callback gets the error's text."""
-    callback = say.partial().replace(uuid=new_uuid("task"))
+    callback = say.partial().options(uuid=f"task_{uuid4()}")
     failing = fail.s("no such planet").link_error(callback).send()
     try:
         failing.get(timeout=PATIENCE_S)
@@ -87,11 +94,36 @@ CALLS: dict[str, tuple[Callable[[Server], object], object]] = {
 }
 
 
+def ping(server: Server) -> None:
+    """Raise at once where no worker can be reached; sending would try for half a minute."""
+    if server.config.broker == "eager":
+        raise ConfigError("broker is 'eager', which no worker shares; give a Redis URL.")
+    server.broker.ping()
+
+
+def call_all(server: Server) -> int:
+    """Make every call and print its result; return how many results are not as expected."""
+    wrong = 0
+    started_at = time.monotonic()
+    for text, (call, expected) in CALLS.items():
+        try:
+            value = call(server)
+        except (MachineError, AssertionError) as error:
+            value = f"{type(error).__name__}: {error}"
+        wrong += value != expected
+        mark = "ok   " if value == expected else "WRONG"
+        print(f"{mark} {text:36} {value}", flush=True)
+    took_s = time.monotonic() - started_at
+    print(f"{len(CALLS)} calls, {wrong} wrong, {took_s:.1f} s")
+    return wrong
+
+
 def main() -> int:
     """Make every call; return 0 if all results are as expected, 1 if not, 2 or 3 if it cannot."""
     try:
-        config = Config.load()
-        build.ping(config)
+        with connect() as server:
+            ping(server)
+            return 1 if call_all(server) else 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -100,20 +132,6 @@ def main() -> int:
         if isinstance(error, BrokerUnavailable):
             print("Start one with 'make redis', or set BROKER to yours.", file=sys.stderr)
         return 3
-    wrong = 0
-    started_at = time.monotonic()
-    with build.connect(config) as server:
-        for text, (call, expected) in CALLS.items():
-            try:
-                value = call(server)
-            except (MachineError, AssertionError) as error:
-                value = f"{type(error).__name__}: {error}"
-            wrong += value != expected
-            mark = "ok   " if value == expected else "WRONG"
-            print(f"{mark} {text:36} {value}", flush=True)
-    took_s = time.monotonic() - started_at
-    print(f"{len(CALLS)} calls, {wrong} wrong, {took_s:.1f} s")
-    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

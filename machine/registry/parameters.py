@@ -54,8 +54,8 @@ class Parameters:
 
     def __init__(self, function: Callable[..., Any], called: str) -> None:
         self._called = called
-        self._signature = _signature_of(function)
-        hints = _hints_of(function)
+        self._signature = signature_of(function)
+        hints = hints_of(function)
         self.result_type = gotypes.from_annotation(hints.get("return", Any))
         slots = {
             name: self._slot(parameter, hints.get(name, Any))
@@ -203,7 +203,8 @@ class Parameters:
         return values
 
 
-def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return what a function takes; ``*args`` where it does not say."""
     try:
         return inspect.signature(function)
     except ValueError:
@@ -211,7 +212,8 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.Signature([Parameter("args", Parameter.VAR_POSITIONAL)])
 
 
-def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return a function's annotations, evaluated; none where one of them cannot be."""
     source = function if inspect.isroutine(function) else type(function).__call__
     try:
         return typing.get_type_hints(source)
@@ -230,16 +232,6 @@ def _as_float(value: Any) -> Any:
     if type(value) is list:
         return [_as_float(item) for item in value]
     return value
-
-
-#: What values of an annotated parameter must be, by the Go type of the annotation.
-_EXPECTED: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int64": (int,),
-    "float64": (float, int),
-    "string": (str,),
-    "[]byte": (bytes, bytearray, list),
-}
 
 
 def _encoder(go_type: str | None, where: str) -> Encode:
@@ -270,15 +262,7 @@ def _coerced(go_type: str, value: Any, where: str) -> Any:
     try:
         return gotypes.coerce(go_type, value, where)
     except SignatureError as error:
-        if _has_type(go_type, value):
+        if gotypes.has_type(go_type, value):
             raise
         # What a type checker would have refused is a TypeError, as in any call.
         raise TypeError(f"{error}: {reprlib.repr(value)}") from None
-
-
-def _has_type(go_type: str, value: Any) -> bool:
-    expected = _EXPECTED.get(go_type)
-    if expected is None:
-        one = go_type.removeprefix("[]")
-        return isinstance(value, list) and all(_has_type(one, item) for item in value)
-    return isinstance(value, expected) and (bool in expected or not isinstance(value, bool))

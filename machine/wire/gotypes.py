@@ -13,7 +13,7 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, NamedTuple, get_args, get_origin
 
 from machine.errors import SignatureError, WireError
 
@@ -143,11 +143,50 @@ def from_annotation(annotation: Any) -> str | None:
     return _BY_ANNOTATION.get(annotation) if isinstance(annotation, type) else None
 
 
+def has_type(go_type: str, value: Any) -> bool:
+    """
+    Say whether a type checker would let a value through for an annotation of this type.
+
+    Whether it fits the type's bounds is another question; see `coerce`.
+    """
+    if go_type not in _ANNOTATED:
+        one = go_type.removeprefix("[]")
+        return isinstance(value, list) and all(has_type(one, item) for item in value)
+    expected = _ANNOTATED[go_type].values
+    return isinstance(value, expected) and (bool in expected or not isinstance(value, bool))
+
+
+def json_schema(go_type: str) -> dict[str, Any]:
+    """Return the JSON schema of values of a type that `from_annotation` gives; a new dict."""
+    if go_type not in _ANNOTATED:
+        return {"type": "array", "items": json_schema(go_type.removeprefix("[]"))}
+    return dict(_ANNOTATED[go_type].schema)
+
+
+class _Annotated(NamedTuple):
+    """A type that annotations can name: which do, and its values in Python and in JSON."""
+
+    go_type: str
+    annotations: tuple[type, ...]
+    values: tuple[type, ...]
+    schema: dict[str, Any]
+
+
+_INT64: Final = {"minimum": _MIN, "maximum": _MAX}
+_FLOAT64: Final = {"minimum": -1.7e308, "maximum": 1.7e308}
+_BASE64_TEXT: Final = {"type": "string", "contentEncoding": "base64"}
 #: bool stands before int, which it is a subclass of.
-_BY_ANNOTATION: Final[dict[type, str]] = {
-    bool: "bool", int: "int64", float: "float64", str: "string",
-    bytes: "[]byte", bytearray: "[]byte",
-}  # fmt: skip
+_TABLE: Final = (
+    _Annotated("bool", (bool,), (bool,), {"type": "boolean"}),
+    _Annotated("int64", (int,), (int,), {"type": "integer", "format": "int64", **_INT64}),
+    _Annotated("float64", (float,), (float, int), {"type": "number", **_FLOAT64}),
+    _Annotated("string", (str,), (str,), {"type": "string"}),
+    _Annotated("[]byte", (bytes, bytearray), (bytes, bytearray, list), _BASE64_TEXT),
+)
+_BY_ANNOTATION: Final = {one: row.go_type for row in _TABLE for one in row.annotations}
+_ANNOTATED: Final = {row.go_type: row for row in _TABLE}
+#: The types that an annotation can name, without lists of them.
+ANNOTATED: Final = tuple(_ANNOTATED)
 
 
 def _coerce_int(go_type: str, value: Any, where: str) -> int:

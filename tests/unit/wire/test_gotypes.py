@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from machine import gotypes
 from machine.errors import SignatureError, WireError
 from machine.wire import gotypes
 
@@ -408,6 +409,61 @@ def test_a_result_json_cannot_hold_is_refused_by_name(value: Any, expected: str)
 )  # fmt: skip
 def test_an_annotation_names_its_go_type_or_nothing(annotation: Any, expected: str | None) -> None:
     assert gotypes.from_annotation(annotation) == expected
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (bool, {"type": "boolean"}),
+        (float, {"type": "number", "minimum": -1.7e308, "maximum": 1.7e308}),
+        (str, {"type": "string"}),
+        (bytes, {"type": "string", "contentEncoding": "base64"}),
+        (bytearray, {"type": "string", "contentEncoding": "base64"}),
+        (list[bool], {"type": "array", "items": {"type": "boolean"}}),
+        (
+            list[int],
+            {
+                "type": "array",
+                "items": {
+                    "type": "integer",
+                    "format": "int64",
+                    "minimum": -(1 << 63),
+                    "maximum": (1 << 63) - 1,
+                },
+            },
+        ),
+    ],
+)
+def test_every_type_that_an_annotation_can_name_has_a_json_schema(
+    annotation: Any, expected: dict[str, Any]
+) -> None:
+    go_type = gotypes.from_annotation(annotation)
+
+    assert go_type is not None
+    assert gotypes.json_schema(go_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("go_type", "value", "expected"),
+    [
+        ("bool", True, True),
+        ("bool", 1, False),
+        ("int64", True, False),
+        ("int64", 1 << 70, True),
+        ("float64", 1, True),
+        ("float64", False, False),
+        ("string", b"", False),
+        ("[]byte", [1], True),
+        ("[]byte", "", False),
+        ("[]int64", [1, 2], True),
+        ("[]int64", [1, True], False),
+        ("[]string", "ab", False),
+    ],
+)
+def test_values_are_told_apart_as_a_type_checker_does(
+    go_type: str, value: Any, expected: bool
+) -> None:
+    assert gotypes.has_type(go_type, value) is expected
 
 
 def test_float32_is_rounded_as_go_narrows_it() -> None:

@@ -127,7 +127,7 @@ def main() -> int:
         check(config)
         serve(config)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("msgspec", "starlette", "uvicorn"):
             raise
         print("error: the HTTP caller needs its extra: pip install '.[api]'", file=sys.stderr)
         return _BAD_SETTINGS

@@ -53,13 +53,16 @@ EXTRAS = {
     "machine.telemetry.queues": {"prometheus_client"},
     "machine.telemetry.tracing": {"opentelemetry"},
     "caller.api": {"starlette", "uvicorn"},
+    "caller.web.bodies": {"msgspec"},
     "caller.web.metrics": {"starlette"},
     "caller.web.middleware": {"starlette"},
+    "caller.web.openapi": {"msgspec"},
     "caller.web.page": {"starlette"},
     "caller.web.problems": {"starlette"},
     "caller.web.requests": {"starlette"},
-    "caller.web.responses": {"starlette"},
+    "caller.web.responses": {"msgspec", "starlette"},
     "caller.web.routes": {"starlette"},
+    "caller.web.workflows": {"msgspec"},
 }
 FORBIDDEN_FILES = frozenset({"utils.py", "common.py", "helpers.py", "types.py"})
 FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"})

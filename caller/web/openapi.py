@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from caller.web.bodies import Schema
+import msgspec
+
+from caller.web.bodies import WHOLE, ChainBody, ChordBody, GroupBody, PieceBody, SendOptions
 from caller.web.problems import KINDS, MEDIA_TYPE
-from caller.web.task_schema import Form, call_schema, components, ref, result_schema
+from caller.web.responses import GroupState, ProblemDocument, Result, SentTask, SentWorkflow
+from caller.web.task_schema import Schema, TaskSchema, ref
+from machine import gotypes
 
 _ID: Final[Schema] = {
     "name": "id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 200},
@@ -39,25 +43,63 @@ _SENDING: Final = (
 
 
 def openapi(
-    forms: Mapping[str, Form], queues: Sequence[str], *, title: str, needs_token: bool
+    tasks: Mapping[str, TaskSchema], queues: Sequence[str], *, title: str, needs_token: bool
 ) -> Schema:
     """Return the whole document."""
     paths: Schema = {}
-    for name, form in forms.items():
-        paths[f"/tasks/{name}"] = {"post": _send_operation(name, form, queues)}
+    for name, task in tasks.items():
+        paths[f"/tasks/{name}"] = {"post": _send_operation(name, task)}
     paths |= _workflow_paths() | _result_paths() | _group_paths() | _service_paths()
     document: Schema = {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1", "description": "Send tasks, follow results."},
         "paths": paths,
         "components": {
-            "schemas": components(list(forms), queues),
+            "schemas": _components(list(tasks), queues),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
     if needs_token:
         document["security"] = [{"token": []}]
     return document
+
+
+def _components(names: Sequence[str], queues: Sequence[str]) -> Schema:
+    """Return the schemas that others refer to."""
+    kinds = (ChainBody, ChordBody, GroupBody, PieceBody, SendOptions)
+    answers = (GroupState, ProblemDocument, Result, SentTask, SentWorkflow)
+    template = ref("{name}")["$ref"]
+    _, found = msgspec.json.schema_components((*kinds, *answers), ref_template=template)
+    options = found["SendOptions"]["properties"]
+    options["queue"]["enum"] = list(queues)
+    for name in WHOLE:
+        del options[name]["multipleOf"]
+        options[name]["type"] = "integer"
+    piece = found["PieceBody"]["properties"]
+    piece["name"]["enum"] = list(names)
+    call = {name: piece[name] for name in ("name", "args", "kwargs", "options")}
+    found["PieceBody"] = {
+        "description": "A task, or a workflow in the workflow.",
+        "oneOf": [
+            _object(call, "name"),
+            *(_object({kind: piece[kind]}, kind) for kind in ("chain", "group", "chord")),
+        ],
+    }
+    scalars = [gotypes.json_schema(name) for name in ("bool", "int64", "float64", "string")]
+    found["Value"] = {
+        "description": "What can be sent: a scalar, or an array of one kind of them.",
+        "anyOf": [*scalars, *({"type": "array", "items": one} for one in scalars)],
+    }
+    return found
+
+
+def _object(properties: Schema, required: str) -> Schema:
+    return {
+        "type": "object",
+        "required": [required],
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _json(schema: Schema) -> Schema:
@@ -72,23 +114,23 @@ def _problems(codes: Iterable[str]) -> Schema:
     return {
         str(status): {
             "description": "; or: ".join(texts),
-            "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
+            "content": {MEDIA_TYPE: {"schema": ref("ProblemDocument")}},
         }
         for status, texts in sorted(titles.items())
     }
 
 
-def _send_operation(name: str, form: Form, queues: Sequence[str]) -> Schema:
-    ended = {"allOf": [ref("Result"), {"properties": {"result": _or_null(result_schema(form))}}]}
+def _send_operation(name: str, task: TaskSchema) -> Schema:
+    ended = {"allOf": [ref("Result"), {"properties": {"result": _or_null(task.result)}}]}
     return {
-        "summary": form.doc or f"Send {name}.",
+        "summary": task.doc or f"Send {name}.",
         "operationId": f"send:{name}",
         "tags": ["tasks"],
         "parameters": [_KEY, _PREFER],
-        "requestBody": {"required": False, "content": _json(call_schema(form, queues))},
+        "requestBody": {"required": False, "content": _json(task.body())},
         "responses": {
             "200": {"description": "It ended within the time preferred.", "content": _json(ended)},
-            "202": {"description": "It was sent.", "content": _json(ref("Sent"))},
+            "202": {"description": "It was sent.", "content": _json(ref("SentTask"))},
             **_problems(("bad-header", *_SENDING)),
         },
     }
@@ -111,7 +153,10 @@ def _workflow_paths() -> Schema:
                 "operationId": f"send-{kind}",
                 "tags": ["workflows"],
                 "parameters": [_KEY, _PREFER],
-                "requestBody": {"required": True, "content": _json(ref(kind.capitalize()))},
+                "requestBody": {
+                    "required": True,
+                    "content": _json(ref(f"{kind.capitalize()}Body")),
+                },
                 "responses": {
                     "200": {
                         "description": "It ended within the time preferred.",

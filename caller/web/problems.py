@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from caller.web.responses import json_bytes
+from caller.web.responses import ProblemDocument, json_bytes
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -87,7 +87,7 @@ class Problem(Exception):
     def response(self) -> Response:
         """Return the document, with its status and headers."""
         status, title = KINDS[self.code]
-        document = {
+        document: ProblemDocument = {
             "type": f"/docs#{self.code}",
             "title": title,
             "status": status,

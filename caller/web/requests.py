@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from caller.web.bodies import parsed
+from caller.web.bodies import parse_json
 from caller.web.idempotency import check_key
 from caller.web.problems import Problem
 from machine.wire.text import shown
@@ -47,7 +47,7 @@ async def json_body(request: Request, most_bytes: int) -> Any:
             "not-json", f"Content-Type is {shown(kind)}; give application/json, in UTF-8."
         )
     try:
-        return parsed(b"".join(chunks), "the body")
+        return parse_json(b"".join(chunks), "the body")
     except ValueError as error:
         raise Problem("bad-json", f"The body cannot be read: {error}.") from None
 

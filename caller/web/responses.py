@@ -1,16 +1,17 @@
 """
-What clients read: states and groups as JSON documents. Pure.
+Answers: states, groups and what was sent, as JSON documents. Pure.
 
-A document is the same from every replica, so its digest serves as ETag and as
-the id of an event.
+/openapi.json has the schemas of the typed dicts. A document is the same from
+every replica, so its digest serves as ETag and as the id of an event.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypedDict
 
+from msgspec import Meta
 from starlette.responses import Response
 
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed, WireError
@@ -19,19 +20,113 @@ from machine.results.task import raise_if_failed
 from machine.wire.signature import State, TaskState
 from machine.wire.text import to_bytes, value_text
 
-Document = dict[str, Any]
 #: Levels that a document adds around a value of a task.
 _AROUND: Final = 8
+_Count = Annotated[int, Meta(ge=0)]
+Outcome = Literal["succeeded", "failed", "canceled", "expired"]
 
 
-def state_document(state: TaskState) -> Document:
+class ResultValue(TypedDict):
+    """One value of a result."""
+
+    type: str
+    value: Any
+
+
+class ResultProgress(TypedDict):
+    """What a running task said last."""
+
+    fraction: float
+    note: str
+
+
+class ResultAttempt(TypedDict):
+    """A run before the last one."""
+
+    number: _Count
+    error: str
+    at: str
+
+
+class Result(TypedDict):
+    """A task's state, and its result once it has ended."""
+
+    id: str
+    task: str
+    state: Annotated[str, Meta(description=", ".join(State))]
+    ended: bool
+    outcome: Outcome | None
+    result: Any
+    results: list[ResultValue]
+    error: str | None
+    progress: ResultProgress | None
+    attempts: list[ResultAttempt]
+    created_at: str | None
+
+
+class SentTask(TypedDict):
+    """A task that was sent."""
+
+    id: str
+    task: str
+    state: str
+    location: str
+    events: str
+
+
+class WorkflowTask(TypedDict):
+    """A task of a workflow that was sent."""
+
+    id: str
+    task: str
+    location: str
+
+
+class SentWorkflow(TypedDict):
+    """A chain, a group or a chord that was sent."""
+
+    id: str
+    location: str
+    group: str
+    tasks: list[WorkflowTask]
+
+
+class GroupMember(TypedDict):
+    """A member of a group, and its state where one is kept."""
+
+    id: str
+    state: Result | None
+
+
+class GroupState(TypedDict):
+    """A group's progress, and some of its members from `offset` on."""
+
+    id: str
+    total: _Count
+    ended: _Count
+    failed: _Count
+    running: _Count
+    done: bool
+    offset: _Count
+    members: list[GroupMember]
+
+
+class ProblemDocument(TypedDict):
+    """Why a request was refused (RFC 9457)."""
+
+    type: str
+    title: str
+    status: _Count
+    detail: str
+
+
+def state_document(state: TaskState) -> Result:
     """
     Return a task's state for clients.
 
     Raises:
         WireError: A value in it has no place in JSON: somebody else wrote it.
     """
-    values = [{"type": kind, "value": value} for kind, value in state.results or ()]
     progress = state.progress
     return {
         "id": state.task_uuid,
@@ -40,7 +135,7 @@ def state_document(state: TaskState) -> Document:
         "ended": state.is_completed,
         "outcome": _outcome(state),
         "result": _one([value for _, value in state.results or ()]),
-        "results": values,
+        "results": [{"type": kind, "value": value} for kind, value in state.results or ()],
         "error": state.error if state.is_failure else None,
         "progress": None
         if progress is None
@@ -57,7 +152,7 @@ def group_document(
     uuids: Sequence[str],
     states: Sequence[TaskState | None],
     part: slice,
-) -> Document:
+) -> GroupState:
     """
     Return a group's progress, and some of its members.
 
@@ -77,7 +172,10 @@ def group_document(
     shown = list(zip(uuids, states, strict=True))[part]
     return {
         "id": group_uuid,
-        **count._asdict(),
+        "total": count.total,
+        "ended": count.ended,
+        "failed": count.failed,
+        "running": count.running,
         "done": count.ended == count.total,
         "offset": part.start,
         "members": [
@@ -102,7 +200,7 @@ def json_bytes(document: Any) -> bytes:
     return to_bytes(value_text(document, -_AROUND), "the document")
 
 
-def content_of(document: Document) -> bytes:
+def content_of(document: Mapping[str, Any]) -> bytes:
     """
     Return a document as bytes; equal documents give equal bytes.
 
@@ -116,7 +214,7 @@ def content_of(document: Document) -> bytes:
 
 
 def reply(
-    document: Document, status: int = 200, headers: Mapping[str, str] | None = None
+    document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response that no cache keeps."""
     return Response(
@@ -127,7 +225,7 @@ def reply(
     )
 
 
-def _outcome(state: TaskState) -> str | None:
+def _outcome(state: TaskState) -> Outcome | None:
     if not state.is_completed:
         return None
     try:

@@ -22,9 +22,16 @@ from caller.web.middleware import Gate, Tokens, is_loopback
 from caller.web.openapi import openapi
 from caller.web.page import page
 from caller.web.problems import RETRY_AFTER_S, Problem
-from caller.web.responses import Document, content_of, digest, reply, state_document
-from caller.web.service import Asked, Sent, Service
-from caller.web.task_schema import parameters_of, result_schema
+from caller.web.responses import (
+    SentTask,
+    SentWorkflow,
+    content_of,
+    digest,
+    reply,
+    state_document,
+)
+from caller.web.service import SendRequest, SentPieces, Service
+from caller.web.task_schema import Schema
 from caller.web.workflows import Composer
 from machine.config import Config
 from machine.wire.headers import CORRELATION_HEADER
@@ -50,11 +57,9 @@ class Endpoints:
         self._service = service
         self._wait_s = config.api_wait_s
         self._most_bytes = config.max_message_bytes + SLACK_BYTES
-        self._tasks = {"tasks": [_task_document(service, name) for name in service.forms]}
+        self._tasks = {"tasks": [_task_document(service, name) for name in service.tasks]}
         self._openapi = openapi(
-            *(service.forms, service.queues),
-            title="Tasks",
-            needs_token=bool(config.api_token),
+            service.tasks, service.queues, title="Tasks", needs_token=bool(config.api_token)
         )
 
     def routes(self) -> list[Route]:
@@ -90,7 +95,7 @@ class Endpoints:
         if state is not None and wait_s and state.is_completed:
             return _ended(state, wait_s)
         location = _result_path(uuid)
-        document = {
+        document: SentTask = {
             "id": uuid,
             "task": name,
             "state": str(State.PENDING if state is None else state.state),
@@ -125,12 +130,12 @@ class Endpoints:
         headers = {"Location": document["location"], **_preferred(wait_s)}
         return reply(document, 202, headers)
 
-    async def _asked(self, request: Request) -> Asked:
+    async def _asked(self, request: Request) -> SendRequest:
         key = requests.idempotency_key(request)
         body = await requests.json_body(request, self._most_bytes)
         state = request.state
         carried = {CORRELATION_HEADER: state.request_id, **requests.trace(request)}
-        return Asked(request.url.path, body, carried, state.subject, key)
+        return SendRequest(request.url.path, body, carried, state.subject, key)
 
     # -- looking ---------------------------------------------------------------------------
     async def result(self, request: Request) -> Response:
@@ -222,14 +227,22 @@ def app(service: Service, config: Config, more: Sequence[BaseRoute] = ()) -> ASG
     return Gate(router, Tokens(config.api_token), OPEN_PATHS, is_local=is_local)
 
 
-def _task_document(service: Service, name: str) -> Document:
-    form = service.forms[name]
+def _task_document(service: Service, name: str) -> Schema:
+    schema = service.tasks[name]
     return {
         "name": name,
-        "doc": form.doc,
-        "queue": form.task.queue or service.server.config.default_queue,
-        "parameters": parameters_of(form),
-        "result": result_schema(form),
+        "doc": schema.doc,
+        "queue": schema.task.queue or service.server.config.default_queue,
+        "parameters": [
+            {
+                "name": parameter.name,
+                "required": parameter.required,
+                "kind": parameter.kind.name.lower(),
+                "schema": parameter.schema(),
+            }
+            for parameter in schema.parameters
+        ],
+        "result": schema.result,
         "location": f"/tasks/{quote(name)}",
     }
 
@@ -238,7 +251,7 @@ def _result_path(uuid: str) -> str:
     return f"/results/{quote(uuid, safe='')}"
 
 
-def _sent_document(sent: Sent) -> Document:
+def _sent_document(sent: SentPieces) -> SentWorkflow:
     group_path = f"/groups/{quote(sent.group_uuid, safe='')}"
     return {
         "id": sent.uuid or sent.group_uuid,

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from caller.web import idempotency
 from caller.web.events import Following
 from caller.web.problems import Problem
-from caller.web.responses import Document, group_document
-from caller.web.task_schema import forms_of
+from caller.web.responses import GroupState, group_document
+from caller.web.task_schema import task_schemas
 from caller.web.workflows import Composer, Drafted
 from machine.config.queues import names
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
@@ -34,7 +34,7 @@ _READY_S: Final = 1.0
 _SPACE: Final = uuids.UUID("0c6d7a0e-58a5-5d0c-9d3f-0d8a7c6a4b52")
 
 
-class Asked(NamedTuple):
+class SendRequest(NamedTuple):
     """
     What is known of a request that sends.
 
@@ -53,7 +53,7 @@ class Asked(NamedTuple):
     key: str
 
 
-class Sent(NamedTuple):
+class SentPieces(NamedTuple):
     """What was sent: the id of its result, its group's id or "", and all of its tasks."""
 
     uuid: str
@@ -69,7 +69,7 @@ class Service:
         server: Connected to the queues and results that all replicas share.
 
     Attributes:
-        forms: The tasks that can be sent, by name.
+        tasks: Schemas of the tasks that can be sent, by name.
         queues: The queues that may be named.
         following: Who waits for what.
     """
@@ -83,7 +83,7 @@ class Service:
         config = server.config
         self.server = server
         self.backend: Backend = server.backend
-        self.forms = forms_of(list(server.registry))
+        self.tasks = task_schemas(server.registry)
         own = [task.queue for task in server.registry]
         named = names(config.worker_queues)
         known = [config.default_queue, *named, *config.allowed_queues, *own]
@@ -93,7 +93,7 @@ class Service:
         self._pinging: asyncio.Task[None] | None = None
 
     # -- sending ---------------------------------------------------------------------------
-    async def send_task(self, name: str, asked: Asked) -> str:
+    async def send_task(self, name: str, asked: SendRequest) -> str:
         """Send a task; return the id of the result, which may be that of a unique one's twin."""
         composer, seed = self._composer(asked)
         signature = composer.task(name, asked.body)
@@ -102,7 +102,9 @@ class Service:
             return signature.uuid
         return (await self.server.asend_task(signature)).uuid
 
-    async def send_workflow(self, asked: Asked, compose: Callable[[Composer, Any], Any]) -> Sent:
+    async def send_workflow(
+        self, asked: SendRequest, compose: Callable[[Composer, Any], Any]
+    ) -> SentPieces:
         """
         Send a chain, a group or a chord.
 
@@ -115,7 +117,7 @@ class Service:
         await self._enter(asked, seed, composer)
         result = await self._asend(piece)
         if isinstance(result, GroupResult):
-            return Sent("", result.group_uuid, composer.drafted)
+            return SentPieces("", result.group_uuid, composer.drafted)
         uuid = result.uuid
         group_uuid = _workflow_of(uuid)
         members = [drafted.uuid for drafted in composer.drafted]
@@ -127,7 +129,7 @@ class Service:
                 nested=True,
             )
         )
-        return Sent(uuid, group_uuid, composer.drafted)
+        return SentPieces(uuid, group_uuid, composer.drafted)
 
     async def _asend(self, piece: Any) -> AsyncResult[Any] | GroupResult[Any]:
         if isinstance(piece, Group):
@@ -137,7 +139,7 @@ class Service:
         sent: AsyncResult[Any] | GroupResult[Any] = await self.server.asend_chain(piece)
         return sent
 
-    def _composer(self, asked: Asked) -> tuple[Composer, uuids.UUID | None]:
+    def _composer(self, asked: SendRequest) -> tuple[Composer, uuids.UUID | None]:
         seed = None
         if asked.key:
             if not self.server.broker.keeps_states:
@@ -147,9 +149,9 @@ class Service:
                     "elsewhere (result_backend); send without it.",
                 )
             seed = idempotency.seed_of(asked.key, asked.subject, asked.path, asked.body)
-        return Composer(self.forms, self.queues, asked.carried, seed), seed
+        return Composer(self.tasks, self.queues, asked.carried, seed), seed
 
-    async def _enter(self, asked: Asked, seed: uuids.UUID | None, composer: Composer) -> None:
+    async def _enter(self, asked: SendRequest, seed: uuids.UUID | None, composer: Composer) -> None:
         if seed is not None:
             first = composer.drafted[0].uuid
             await self._keys.enter(asked.key, asked.subject, seed, first)
@@ -195,7 +197,7 @@ class Service:
         # The last one's state outlives the others': without any, all have expired.
         return any(await self.backend.aread(meta.task_uuids))
 
-    async def group(self, uuid: str, part: slice) -> Document:
+    async def group(self, uuid: str, part: slice) -> GroupState:
         """
         Return a group's progress and some of its members.
 

@@ -1,8 +1,8 @@
 """
 Bodies -> signatures and workflows, complete with ids. Pure but for the clock and random ids.
 
-A body names registered tasks only, queues that are known here only, and the
-options that `OPTIONS` lists. Nothing is sent here.
+A body names registered tasks and queues that are known here only. Nothing is
+sent here.
 """
 
 from __future__ import annotations
@@ -12,20 +12,27 @@ import uuid as uuids
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from caller.web import bodies
-from caller.web.bodies import OPTIONS
+from msgspec import UNSET, Struct
+
+from caller.web.bodies import (
+    CallBody,
+    ChainBody,
+    ChordBody,
+    GroupBody,
+    PieceBody,
+    SendOptions,
+    convert,
+    given,
+    signature_options,
+)
 from caller.web.problems import Problem
-from caller.web.task_schema import Form
+from caller.web.task_schema import TaskSchema
 from machine.wire.signature import new_uuid
 from machine.wire.text import shown
 from machine.workflow.pieces import Chain, Group, GroupChain, Piece, TypedSignature, series
 
 #: Bytes of all messages of one workflow: what follows a group is in each member's message.
 MOST_WORKFLOW_BYTES: Final = 64 << 20
-
-_CALL: Final = ("args", "kwargs", "options")
-_SIGNATURE: Final = ("name", *_CALL)
-_PIECES: Final = ("chain", "group", "chord")
 
 
 class Drafted(NamedTuple):
@@ -40,7 +47,7 @@ class Composer:
     Composes one request's signatures.
 
     Args:
-        forms: The tasks known, by name.
+        tasks: The tasks known, by name.
         queues: Queues that may be named.
         carried: Headers of every message: the request's id, and its trace.
         seed: What all ids are derived from; random ones by default.
@@ -51,12 +58,12 @@ class Composer:
 
     def __init__(
         self,
-        forms: Mapping[str, Form],
+        tasks: Mapping[str, TaskSchema],
         queues: Sequence[str],
         carried: Mapping[str, str],
         seed: uuids.UUID | None = None,
     ) -> None:
-        self._forms = forms
+        self._tasks = tasks
         self._queues = queues
         self._carried = carried
         self._seed = seed
@@ -73,49 +80,50 @@ class Composer:
             Problem: The body is not right, or there is no such task.
             SignatureError: The task could not be called so.
         """
-        call = bodies.members(body, "the body", _CALL)
-        if name not in self._forms:
+        if name not in self._tasks:
             raise Problem("unknown-task", self._unknown(name))
-        return self._signature(name, call, "", partial=False)
+        return self._signature(name, convert(body, CallBody), "", partial=False)
 
     def chain(self, body: Any) -> Chain[Any] | GroupChain[Any]:
-        """Return the chain that a body asks for: ``{"steps": […]}``; raises as `task`."""
-        found = bodies.members(body, "the body", ("steps",))
-        return self._chain(found.get("steps"), "steps", 0, partial=False)
+        """Return the chain that a body asks for; raises as `task`."""
+        return self._chain(convert(body, ChainBody).steps, "steps", 0, partial=False)
 
     def group(self, body: Any) -> Group[Any]:
-        """Return the group that a body asks for: ``{"members": […]}``; raises as `task`."""
-        found = bodies.members(body, "the body", ("members",))
-        return self._group(found.get("members"), "members", 0, partial=False)
+        """Return the group that a body asks for; raises as `task`."""
+        return self._group(convert(body, GroupBody).members, "members", 0, partial=False)
 
     def chord(self, body: Any) -> Piece[Any]:
         """Return the chord that a body asks for; a chain where its callback is one."""
-        return self._chord(body, "the body", 0, partial=False)
+        return self._chord(convert(body, ChordBody), "", 0, partial=False)
 
     def _unknown(self, name: str) -> str:
-        close = difflib.get_close_matches(name[:256], self._forms, n=1)
+        close = difflib.get_close_matches(name[:256], self._tasks, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"Task {shown(name)} is not registered here.{hint} GET /tasks lists those that are."
 
     # -- pieces ----------------------------------------------------------------------------
-    def _piece(self, found: Any, where: str, after: int, *, partial: bool) -> Piece[Any]:
-        if isinstance(found, dict) and len(found) == 1 and (kind := next(iter(found))) in _PIECES:
-            make = {"chain": self._chain, "group": self._group, "chord": self._chord}[kind]
-            return make(found[kind], f"{where}.{kind}", after, partial=partial)
-        call = bodies.members(found, where, (*_SIGNATURE, *_PIECES))
-        for kind in _PIECES:
-            if kind in call:
+    # `where` is a piece's place in the body; `after` the bytes of what follows it, which is
+    # part of its message; `partial` whether results are appended to its arguments.
+    def _piece(self, body: PieceBody, where: str, after: int, *, partial: bool) -> Piece[Any]:
+        for kind in ("chain", "group", "chord"):
+            if getattr(body, kind) is not UNSET and len(given(body)) > 1:
                 raise Problem("invalid", f"{where} has members beside {kind!r}; it stands alone.")
-        name = bodies.text(call.get("name"), f"{where}.name")
-        if name not in self._forms:
-            raise Problem("invalid", f"{where}.name: {self._unknown(name)}")
-        self._weigh(found, after)
-        return self._signature(name, call, f"{where}.", partial=partial)
+        if body.chain is not UNSET:
+            return self._chain(body.chain, f"{where}.chain", after, partial=partial)
+        if body.group is not UNSET:
+            return self._group(body.group, f"{where}.group", after, partial=partial)
+        if body.chord is not UNSET:
+            return self._chord(body.chord, f"{where}.chord.", after, partial=partial)
+        if body.name is UNSET:
+            raise Problem("invalid", f"{where} has no member 'name'; give it.")
+        if body.name not in self._tasks:
+            raise Problem("invalid", f"{where}.name: {self._unknown(body.name)}")
+        self._weigh(body, after)
+        return self._signature(body.name, body, f"{where}.", partial=partial)
 
     def _chain(
-        self, found: Any, where: str, after: int, *, partial: bool
+        self, steps: Sequence[PieceBody], where: str, after: int, *, partial: bool
     ) -> Chain[Any] | GroupChain[Any]:
-        steps = bodies.array(found, where, least=1)
         sizes = [self._size(step) for step in steps]
         left, made = sum(sizes), []
         for at, (step, size) in enumerate(zip(steps, sizes, strict=True)):
@@ -124,33 +132,29 @@ class Composer:
             made.append(piece)
         return series(made)
 
-    def _group(self, found: Any, where: str, after: int, *, partial: bool) -> Group[Any]:
-        pieces = bodies.array(found, where, least=1)
+    def _group(
+        self, members: Sequence[PieceBody], where: str, after: int, *, partial: bool
+    ) -> Group[Any]:
         self._groups += 1
         group_uuid = ""
         if self._seed is not None:
             group_uuid = f"group_{uuids.uuid5(self._seed, f'group {self._groups}')}"
         made = [
-            self._piece(piece, f"{where}[{at}]", after, partial=partial)
-            for at, piece in enumerate(pieces)
+            self._piece(member, f"{where}[{at}]", after, partial=partial)
+            for at, member in enumerate(members)
         ]
         return Group(made, group_uuid)
 
-    def _chord(self, found: Any, where: str, after: int, *, partial: bool) -> Piece[Any]:
-        chord = bodies.members(found, where, ("members", "callback"))
-        if "callback" not in chord:
-            raise Problem("invalid", f"{where} has no callback; give one, or send a group.")
-        size = self._size(chord["callback"])
-        members = self._group(
-            chord.get("members"), f"{where}.members", after + size, partial=partial
-        )
-        callback = self._piece(chord["callback"], f"{where}.callback", after, partial=True)
+    def _chord(self, body: ChordBody, where: str, after: int, *, partial: bool) -> Piece[Any]:
+        size = self._size(body.callback)
+        members = self._group(body.members, f"{where}members", after + size, partial=partial)
+        callback = self._piece(body.callback, f"{where}callback", after, partial=True)
         joined: Piece[Any] = members | callback
         return joined
 
-    def _weigh(self, found: Any, after: int) -> None:
+    def _weigh(self, body: PieceBody, after: int) -> None:
         """Count what one more message holds: itself, and all that follows it."""
-        self._bytes += self._size(found) + after
+        self._bytes += self._size(body) + after
         if self._bytes > MOST_WORKFLOW_BYTES:
             raise Problem(
                 "invalid",
@@ -163,23 +167,25 @@ class Composer:
         """Return about how many bytes of JSON a value is; each part is looked at once."""
         if isinstance(found, str):
             return len(found) + 2
-        if not isinstance(found, list | dict):
+        if not isinstance(found, list | dict | Struct):
             return 8
         if id(found) not in self._sizes:  # the body outlives this composer's work
-            parts = [*found, *found.values()] if isinstance(found, dict) else found
+            parts: Any = found
+            if not isinstance(found, list):
+                members = found if isinstance(found, dict) else given(found)
+                parts = [*members, *members.values()]
             self._sizes[id(found)] = 2 + sum(self._size(part) + 1 for part in parts)
         return self._sizes[id(found)]
 
     # -- one signature ---------------------------------------------------------------------
     def _signature(
-        self, name: str, call: Mapping[str, Any], where: str, *, partial: bool
+        self, name: str, body: CallBody, where: str, *, partial: bool
     ) -> TypedSignature[Any]:
-        args = bodies.array(call.get("args", []), f"{where}args")
-        kwargs = call.get("kwargs", {})
-        if not isinstance(kwargs, dict):
-            raise bodies.refuse(f"{where}kwargs", kwargs, "an object")
-        options = self._options(call.get("options", {}), f"{where}options")
-        signature = self._forms[name].call(args, kwargs, partial=partial)
+        args = [] if body.args is UNSET else body.args
+        kwargs = {} if body.kwargs is UNSET else body.kwargs
+        sending = SendOptions() if body.options is UNSET else body.options
+        options = signature_options(sending, f"{where}options", self._queues)
+        signature = self._tasks[name].call(args, kwargs, partial=partial)
         headers = {**self._carried, **options.pop("headers", {})}
         drafted = Drafted(self._new_id(), name)
         self.drafted.append(drafted)
@@ -189,13 +195,3 @@ class Composer:
         if self._seed is None:
             return new_uuid("task")
         return f"task_{uuids.uuid5(self._seed, f'task {len(self.drafted)}')}"
-
-    def _options(self, found: Any, where: str) -> dict[str, Any]:
-        given = bodies.members(found, where, OPTIONS)
-        options = {
-            name: OPTIONS[name].read(value, f"{where}.{name}") for name, value in given.items()
-        }
-        queue = options.get("queue")
-        if queue is not None and queue not in self._queues:
-            raise bodies.refuse(f"{where}.queue", queue, f"one of {', '.join(self._queues)}")
-        return options

@@ -379,9 +379,10 @@ def test_settings_that_cannot_be_end_it_at_once(
     assert text in done.stderr
 
 
-def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "starlette.py").write_text(
-        "raise ModuleNotFoundError('No module named starlette', name='starlette')"
+@pytest.mark.parametrize("missing", ["msgspec", "starlette"])
+def test_without_its_extra_it_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError('No module named {missing}', name='{missing}')"
     )
     done = subprocess.run(
         [sys.executable, str(ROOT / "caller" / "api.py")],

@@ -259,7 +259,10 @@ CALLS: list[tuple[Any, str]] = [
         "Both eta and countdown",
     ),
     ({"args": ["a"], "options": {"eta": 5}}, "options.eta is 5; give an RFC 3339 time"),
-    ({"args": ["a"], "options": {"expires": 0}}, "options.expires is 0; give more than 0"),
+    (
+        {"args": ["a"], "options": {"expires": 0}},
+        "options.expires is 0; give a number of more than 0",
+    ),
     ({"args": ["a"], "options": {"expires": []}}, "options.expires is an array of 0"),
     ({"args": ["a"], "options": {"retry_count": 1000}}, "options.retry_count is 1000"),
     ({"args": ["a"], "options": {"priority": 1.5}}, "options.priority is 1.5; give a whole"),
@@ -283,17 +286,21 @@ def test_a_call_that_cannot_be_is_422_and_says_what_which_and_the_cure(
 
 
 WORKFLOWS: list[tuple[str, Any, str]] = [
-    ("/chains", {}, "steps is null; give an array"),
-    ("/chains", {"steps": []}, "steps is empty"),
+    ("/chains", {}, "the body has no member 'steps'"),
+    ("/chains", {"steps": []}, "steps is an array of 0; give an array of at least 1"),
     ("/chains", {"steps": [{"name": "ad"}]}, "steps[0].name: Task 'ad' is not registered here."),
-    ("/chains", {"steps": [{"args": []}]}, "steps[0].name is null; give a text"),
+    ("/chains", {"steps": [{"args": []}]}, "steps[0] has no member 'name'"),
     ("/chains", {"steps": [{"name": "add", "options": {"q": 1}}]}, "steps[0].options has the"),
-    ("/chains", {"steps": [{"name": "add", "chain": []}]}, "steps[0] has members beside 'chain'"),
-    ("/groups", {"members": [{"group": []}]}, "members[0].group is empty"),
+    (
+        "/chains",
+        {"steps": [{"name": "add", "chain": [{"name": "add"}]}]},
+        "steps[0] has members beside 'chain'",
+    ),
+    ("/groups", {"members": [{"group": []}]}, "members[0].group is an array of 0"),
     ("/groups", {"members": [{"name": "alone", "args": ["a"]}]}, "is unique"),
     ("/groups", {"members": [{"name": "shout"}]}, "missing a required argument"),
-    ("/chords", {"members": [{"name": "add"}]}, "the body has no callback"),
-    ("/chords", {"callback": {"name": "add"}}, "members is null"),
+    ("/chords", {"members": [{"name": "add"}]}, "the body has no member 'callback'"),
+    ("/chords", {"callback": {"name": "add"}}, "the body has no member 'members'"),
 ]
 
 

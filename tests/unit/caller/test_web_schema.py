@@ -10,23 +10,15 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from machine.gotypes import json_schema
 
-from caller.web.bodies import OPTIONS
+from caller.web.bodies import SendOptions
 from caller.web.openapi import openapi
 from caller.web.problems import KINDS
-from caller.web.task_schema import (
-    Form,
-    call_schema,
-    forms_of,
-    parameters_of,
-    result_schema,
-    type_schema,
-)
+from caller.web.task_schema import ANY, TaskSchema, task_schemas
 from machine import SignatureError, task
-from machine.wire.gotypes import TYPES
 
 INT64 = {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
-ANY = {"$ref": "#/components/schemas/Value"}
 
 
 class Color(StrEnum):
@@ -69,18 +61,18 @@ def misspelled(value: Nowhere) -> None:  # noqa: F821 - annotations may be any e
     """Say nothing that can be looked up."""
 
 
-def properties(form: Form) -> dict[str, Any]:
-    found: dict[str, Any] = call_schema(form, ["q"])["properties"]
+def properties(schema: TaskSchema) -> dict[str, Any]:
+    found: dict[str, Any] = schema.body()["properties"]
     return found
 
 
 def test_a_call_has_a_schema_for_each_place_and_name() -> None:
-    found = properties(Form(typed))
+    found = properties(TaskSchema(typed))
 
     assert found["args"]["prefixItems"] == [
         {"type": "boolean"},
         INT64,
-        {**type_schema("float64"), "default": 0.5},
+        {**json_schema("float64"), "default": 0.5},
         {"type": "string", "default": "a"},
     ]
     assert found["args"]["maxItems"] == 4
@@ -94,26 +86,28 @@ def test_a_call_has_a_schema_for_each_place_and_name() -> None:
 
 
 def test_what_is_not_annotated_may_be_anything_that_can_be_sent() -> None:
-    found = properties(Form(untyped))
+    found = properties(TaskSchema(untyped))
 
     assert found["args"]["prefixItems"] == [ANY]
     assert found["args"]["items"] == ANY
     assert "maxItems" not in found["args"]
-    assert result_schema(Form(untyped)) == {}
+    assert TaskSchema(untyped).result == {}
 
 
 def test_what_cannot_be_looked_at_is_taken_as_it_comes() -> None:
-    assert properties(Form(misspelled))["args"]["prefixItems"] == [ANY]
-    assert Form(task(name="longest")(max)).rest is not None
+    assert properties(TaskSchema(misspelled))["args"]["prefixItems"] == [ANY]
+    assert TaskSchema(task(name="longest")(max)).rest is not None
 
 
 def test_a_result_has_the_schema_of_its_annotation() -> None:
-    assert result_schema(Form(typed)) == {"type": "array", "items": {"type": "string"}}
-    assert result_schema(Form(greedy)) == {"type": "null"}
+    assert TaskSchema(typed).result == {"type": "array", "items": {"type": "string"}}
+    assert TaskSchema(greedy).result == {"type": "null"}
 
 
 def test_the_list_of_parameters_says_how_each_may_be_given() -> None:
-    kinds = {one["name"]: (one["kind"], one["required"]) for one in parameters_of(Form(typed))}
+    kinds = {
+        one.name: (one.kind.name.lower(), one.required) for one in TaskSchema(typed).parameters
+    }
 
     assert kinds == {
         "flag": ("positional_only", True),
@@ -124,25 +118,17 @@ def test_the_list_of_parameters_says_how_each_may_be_given() -> None:
         "many": ("keyword_only", False),
         "color": ("keyword_only", False),
     }
-    assert parameters_of(Form(greedy))[0]["required"] is False
+    assert TaskSchema(greedy).parameters[0].required is False
 
 
 def test_a_doc_is_told_up_to_its_first_empty_line() -> None:
-    assert Form(typed).doc == "Take one of each, and return texts."
-    assert Form(untyped).doc == ""
-
-
-@pytest.mark.parametrize("go_type", sorted({"bool", "int64", "float64", "string", "[]byte"} | {
-    f"[]{one}" for one in ("bool", "int64", "float64", "string")
-}))  # fmt: skip
-def test_every_type_that_an_annotation_can_mean_has_a_schema(go_type: str) -> None:
-    assert go_type in TYPES
-    assert type_schema(go_type)["type"] in ("boolean", "integer", "number", "string", "array")
+    assert TaskSchema(typed).doc == "Take one of each, and return texts."
+    assert TaskSchema(untyped).doc == ""
 
 
 def test_numbers_of_json_become_what_the_annotation_asks_for() -> None:
-    call = Form(typed).call([True, 3.0, 2], {"data": "/wA="}, partial=False)
-    floats = Form(greedy).call([1, 2.5], {}, partial=False)
+    call = TaskSchema(typed).call([True, 3.0, 2], {"data": "/wA="}, partial=False)
+    floats = TaskSchema(greedy).call([1, 2.5], {}, partial=False)
 
     assert [(arg.type, arg.value) for arg in call.args] == [
         ("bool", True),
@@ -168,17 +154,17 @@ def test_a_call_that_cannot_be_is_a_signature_error(
     args: list[Any], kwargs: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(SignatureError, match=text):
-        Form(typed).call(args, kwargs, partial=False)
+        TaskSchema(typed).call(args, kwargs, partial=False)
 
 
 def test_a_partial_call_may_leave_out_what_is_appended_later() -> None:
-    assert Form(typed).call([], {}, partial=True).args == []
+    assert TaskSchema(typed).call([], {}, partial=True).args == []
     with pytest.raises(SignatureError, match="missing a required argument"):
-        Form(typed).call([], {}, partial=False)
+        TaskSchema(typed).call([], {}, partial=False)
 
 
 def test_the_document_has_a_path_for_each_task_and_the_queues_that_may_be_named() -> None:
-    document = openapi(forms_of([untyped, typed]), ["q", "r"], title="T", needs_token=True)
+    document = openapi(task_schemas([untyped, typed]), ["q", "r"], title="T", needs_token=True)
     operation = document["paths"]["/tasks/typed"]["post"]
 
     assert document["openapi"] == "3.1.0"
@@ -187,11 +173,11 @@ def test_the_document_has_a_path_for_each_task_and_the_queues_that_may_be_named(
         "/tasks/typed",
         "/tasks/untyped",
     ]
-    options = operation["requestBody"]["content"]["application/json"]["schema"]["properties"][
-        "options"
-    ]
+    body = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["options"] == {"$ref": "#/components/schemas/SendOptions"}
+    options = document["components"]["schemas"]["SendOptions"]
     assert options["properties"]["queue"]["enum"] == ["q", "r"]
-    assert list(options["properties"]) == list(OPTIONS)
+    assert set(options["properties"]) == set(SendOptions.__struct_fields__)
     assert set(operation["responses"]) >= {"200", "202", "409", "422", "429", "503"}
     assert {p["name"] for p in operation["parameters"]} == {"Idempotency-Key", "Prefer"}
 
@@ -204,7 +190,7 @@ def references(found: Any) -> set[str]:
 
 
 def test_every_reference_of_the_document_leads_somewhere() -> None:
-    document = openapi(forms_of([typed]), ["q"], title="T", needs_token=False)
+    document = openapi(task_schemas([typed]), ["q"], title="T", needs_token=False)
 
     known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert references(document) <= known

@@ -58,7 +58,7 @@ def check(config: Config) -> None:
 def replica(config: Config) -> tuple[Service, ASGIApp]:
     """Return one replica and its application; nothing connects before the first request."""
     from caller.web import metrics  # noqa: PLC0415 - all of these come with the extra
-    from caller.web.routes import app  # noqa: PLC0415
+    from caller.web.routes import make_app  # noqa: PLC0415
     from caller.web.service import Service  # noqa: PLC0415
 
     registry = Registry()
@@ -67,7 +67,7 @@ def replica(config: Config) -> tuple[Service, ASGIApp]:
     watchers = [] if sent is None else [sent]
     service = Service(build.server(config, registry, retry_s=_PATIENCE_S, watchers=watchers))
     more = [] if sent is None else [metrics.route(service, sent)]
-    return service, app(service, config, more)
+    return service, make_app(service, config, more)
 
 
 def serve(config: Config) -> None:

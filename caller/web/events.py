@@ -90,7 +90,7 @@ class Following:
         closing = asyncio.create_task(self.closing.wait())
         try:
             yield b"retry: 1000\n\n"
-            async for event in self._told(box, closing, seen):
+            async for event in self._changes(box, closing, seen):
                 yield event
         finally:
             self._leave(uuid, box)
@@ -98,7 +98,7 @@ class Following:
                 task.cancel()
             await asyncio.gather(watch, closing, return_exceptions=True)
 
-    async def _told(
+    async def _changes(
         self, box: _Mailbox, closing: asyncio.Task[bool], seen: str
     ) -> AsyncIterator[bytes]:
         was_there = False

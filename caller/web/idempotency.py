@@ -43,9 +43,9 @@ def seed_of(key: str, subject: str, path: str, body: Any) -> uuids.UUID:
     return uuids.uuid5(_SPACE, f"{subject} {content} {key}")
 
 
-class KeyBook:
+class IdempotencyKeys:
     """
-    Which request a key belongs to.
+    Records of which request each key belongs to.
 
     Args:
         backend: Where the records are.
@@ -56,9 +56,9 @@ class KeyBook:
         self._backend = backend
         self._kept_s = kept_s
 
-    async def enter(self, key: str, subject: str, seed: uuids.UUID, first: str) -> None:
+    async def record(self, key: str, subject: str, seed: uuids.UUID, first: str) -> None:
         """
-        Write down that a key belongs to the request of this seed, before it is sent.
+        Record that a key belongs to the request of this seed, before it is sent.
 
         Args:
             key: The client's key.

@@ -126,7 +126,7 @@ def _scheme(origin: str | None) -> str:
     return (origin or "").partition("://")[0]
 
 
-class Gate:
+class Middleware:
     """
     The outermost layer of the service.
 

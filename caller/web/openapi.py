@@ -8,7 +8,7 @@ of one version give the same one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -48,7 +48,7 @@ def openapi(
     """Return the whole document."""
     paths: Schema = {}
     for name, task in tasks.items():
-        paths[f"/tasks/{name}"] = {"post": _send_operation(name, task)}
+        paths[f"/tasks/{name}"] = {"post": _task_operation(name, task)}
     paths |= _workflow_paths() | _result_paths() | _group_paths() | _service_paths()
     document: Schema = {
         "openapi": "3.1.0",
@@ -85,7 +85,7 @@ def _components(names: Sequence[str], queues: Sequence[str]) -> Schema:
             *(_object({kind: piece[kind]}, kind) for kind in ("chain", "group", "chord")),
         ],
     }
-    scalars = [gotypes.json_schema(name) for name in ("bool", "int64", "float64", "string")]
+    scalars = [gotypes.json_schema(one) for one in gotypes.ANNOTATED if one[0] != "["]
     found["Value"] = {
         "description": "What can be sent: a scalar, or an array of one kind of them.",
         "anyOf": [*scalars, *({"type": "array", "items": one} for one in scalars)],
@@ -120,100 +120,94 @@ def _problems(codes: Iterable[str]) -> Schema:
     }
 
 
-def _send_operation(name: str, task: TaskSchema) -> Schema:
-    ended = {"allOf": [ref("Result"), {"properties": {"result": _or_null(task.result)}}]}
-    return {
-        "summary": task.doc or f"Send {name}.",
-        "operationId": f"send:{name}",
-        "tags": ["tasks"],
-        "parameters": [_KEY, _PREFER],
-        "requestBody": {"required": False, "content": _json(task.body())},
-        "responses": {
-            "200": {"description": "It ended within the time preferred.", "content": _json(ended)},
-            "202": {"description": "It was sent.", "content": _json(ref("SentTask"))},
-            **_problems(("bad-header", *_SENDING)),
-        },
-    }
+def _answer(status: int, description: str, schema: Schema | None = None) -> Schema:
+    content = {} if schema is None else {"content": _json(schema)}
+    return {str(status): {"description": description, **content}}
 
 
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]} if schema else {}
+def _operation(
+    tag: str, name: str, summary: str, answers: Schema, problems: Iterable[str] = (), **more: Any
+) -> Schema:
+    """Return an operation that ends with one of these answers, or with a problem of these kinds."""
+    responses = answers | _problems(problems)
+    return {"tags": [tag], "operationId": name, "summary": summary, "responses": responses} | more
+
+
+def _sending(
+    tag: str, name: str, summary: str, body: Schema, ended: Schema, sent: Schema
+) -> Schema:
+    answers = _answer(200, "It ended within the time preferred.", ended)
+    return _operation(
+        tag,
+        name,
+        summary,
+        answers | _answer(202, "It was sent.", sent),
+        ("bad-header", *_SENDING),
+        parameters=[_KEY, _PREFER],
+        requestBody={"required": tag == "workflows", "content": _json(body)},
+    )
+
+
+def _task_operation(name: str, task: TaskSchema) -> Schema:
+    result = {"anyOf": [task.result, {"type": "null"}]} if task.result else {}
+    ended = {"allOf": [ref("Result"), {"properties": {"result": result}}]}
+    summary = task.doc or f"Send {name}."
+    return _sending("tasks", f"send:{name}", summary, task.body(), ended, ref("SentTask"))
 
 
 def _workflow_paths() -> Schema:
-    found: Schema = {}
-    for kind, text in (
-        ("chain", "Tasks one after the other; each gets the result before it, appended."),
-        ("group", "Tasks side by side."),
-        ("chord", "Tasks side by side, and one with all their results after them."),
-    ):
-        found[f"/{kind}s"] = {
-            "post": {
-                "summary": text,
-                "operationId": f"send-{kind}",
-                "tags": ["workflows"],
-                "parameters": [_KEY, _PREFER],
-                "requestBody": {
-                    "required": True,
-                    "content": _json(ref(f"{kind.capitalize()}Body")),
-                },
-                "responses": {
-                    "200": {
-                        "description": "It ended within the time preferred.",
-                        "content": _json(ref("Result")),
-                    },
-                    "202": {"description": "It was sent.", "content": _json(ref("SentWorkflow"))},
-                    **_problems(("bad-header", *_SENDING)),
-                },
-            }
+    return {
+        f"/{kind}s": {
+            "post": _sending(
+                "workflows", f"send-{kind}", summary, ref(body), ref("Result"), ref("SentWorkflow")
+            )
         }
-    return found
+        for kind, body, summary in (
+            (
+                "chain",
+                "ChainBody",
+                "Tasks one after the other; each gets the result before it, appended.",
+            ),
+            ("group", "GroupBody", "Tasks side by side."),
+            (
+                "chord",
+                "ChordBody",
+                "Tasks side by side, and one with all their results after them.",
+            ),
+        )
+    }
 
 
 def _result_paths() -> Schema:
-    state = {"description": "What is known of it.", "content": _json(ref("Result"))}
-    canceled = {
-        "tags": ["results"],
-        "parameters": [_ID],
-        "responses": {"200": state, **_problems(("unknown-result", "ended", *_ANY))},
-    }
+    state = _answer(200, "What is known of it.", ref("Result"))
+    unknown = ("unknown-result", *_ANY)
+
+    def cancel(name: str) -> Schema:
+        problems = ("ended", *unknown)
+        return _operation("results", name, "Cancel a task.", state, problems, parameters=[_ID])
+
+    read = _operation(
+        "results",
+        "result",
+        "A task's state and result.",
+        state | _answer(304, "It is as If-None-Match says."),
+        ("bad-query", *unknown),
+        parameters=[_ID, _WAIT],
+    )
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    events = _operation(
+        "results",
+        "events",
+        "A task's changes as server-sent events, until its end.",
+        {"200": {"description": "Events named state, end and gone.", "content": stream}}
+        | _answer(204, "The client has seen the last one."),
+        unknown,
+        parameters=[_ID, {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}],
+    )
     return {
-        "/results/{id}": {
-            "get": {
-                "summary": "A task's state and result.",
-                "operationId": "result",
-                "tags": ["results"],
-                "parameters": [_ID, _WAIT],
-                "responses": {
-                    "200": state,
-                    "304": {"description": "It is as If-None-Match says."},
-                    **_problems(("bad-query", "unknown-result", *_ANY)),
-                },
-            },
-            "delete": {"summary": "Cancel a task.", "operationId": "cancel", **canceled},
-        },
-        "/results/{id}/cancel": {
-            "post": {"summary": "Cancel a task.", "operationId": "cancel-by-post", **canceled}
-        },
-        "/results/{id}/events": {
-            "get": {
-                "summary": "A task's changes as server-sent events, until its end.",
-                "operationId": "events",
-                "tags": ["results"],
-                "parameters": [
-                    _ID,
-                    {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}},
-                ],
-                "responses": {
-                    "200": {
-                        "description": "Events named state, end and gone.",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-                    },
-                    "204": {"description": "The client has seen the last one."},
-                    **_problems(("unknown-result", *_ANY)),
-                },
-            }
-        },
+        "/results/{id}": {"get": read, "delete": cancel("cancel")},
+        "/results/{id}/cancel": {"post": cancel("cancel-by-post")},
+        "/results/{id}/events": {"get": events},
     }
 
 
@@ -222,61 +216,34 @@ def _group_paths() -> Schema:
         {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": most}}
         for name, most in (("offset", 999_999_999), ("limit", 1000))
     ]
-    group = {"description": "Its members.", "content": _json(ref("GroupState"))}
-    return {
-        "/groups/{id}": {
-            "get": {
-                "summary": "A group's progress, and its members' states.",
-                "operationId": "group",
-                "tags": ["results"],
-                "parameters": [_ID, *part],
-                "responses": {
-                    "200": group,
-                    **_problems(("bad-query", "unknown-group", *_ANY)),
-                },
-            },
-            "delete": {
-                "summary": "Cancel all members that have not ended.",
-                "operationId": "cancel-group",
-                "tags": ["results"],
-                "parameters": [_ID],
-                "responses": {"200": group, **_problems(("unknown-group", *_ANY))},
-            },
-        },
-    }
+    group = _answer(200, "Its members.", ref("GroupState"))
+    unknown = ("unknown-group", *_ANY)
+    read = _operation(
+        "results",
+        "group",
+        "A group's progress, and its members' states.",
+        group,
+        ("bad-query", *unknown),
+        parameters=[_ID, *part],
+    )
+    summary = "Cancel all members that have not ended."
+    cancel = _operation("results", "cancel-group", summary, group, unknown, parameters=[_ID])
+    return {"/groups/{id}": {"get": read, "delete": cancel}}
 
 
 def _service_paths() -> Schema:
     tasks = {"type": "object", "required": ["tasks"], "properties": {"tasks": {"type": "array"}}}
-    alive = {"description": "Yes.", "content": _json({"type": "object"})}
+    listed = _answer(200, "All of them.", tasks)
+    problems = ("unauthorized", "cross-site", "internal")
+    alive = _answer(200, "Yes.", {"type": "object"})
+    livez = _operation("service", "livez", "Is the process alive?", alive, security=[])
+    readyz = _operation(
+        "service", "readyz", "Does Redis answer?", alive, ("unavailable",), security=[]
+    )
     return {
         "/tasks": {
-            "get": {
-                "summary": "The tasks that can be sent.",
-                "operationId": "tasks",
-                "tags": ["tasks"],
-                "responses": {
-                    "200": {"description": "All of them.", "content": _json(tasks)},
-                    **_problems(("unauthorized", "cross-site", "internal")),
-                },
-            }
+            "get": _operation("tasks", "tasks", "The tasks that can be sent.", listed, problems)
         },
-        "/livez": {
-            "get": {
-                "summary": "Is the process alive?",
-                "operationId": "livez",
-                "tags": ["service"],
-                "security": [],
-                "responses": {"200": alive},
-            }
-        },
-        "/readyz": {
-            "get": {
-                "summary": "Does Redis answer?",
-                "operationId": "readyz",
-                "tags": ["service"],
-                "security": [],
-                "responses": {"200": alive, **_problems(("unavailable",))},
-            }
-        },
+        "/livez": {"get": livez},
+        "/readyz": {"get": readyz},
     }

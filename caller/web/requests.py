@@ -1,4 +1,4 @@
-"""What a request says, apart from its body's meaning: bytes within bounds, headers, query."""
+"""Reading requests: the body's bytes within bounds, headers, and the query."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _STATE: Final = re.compile(r"[ -~]{1,512}")
 _JSON: Final = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
 
 
-async def json_body(request: Request, most_bytes: int) -> Any:
+async def read_json(request: Request, most_bytes: int) -> Any:
     """
     Return the body as JSON; ``{}`` for an empty one.
 
-    It is counted as it comes in, so that no more than ``most_bytes`` are ever held.
+    The bytes are counted as they come in, so that no more than ``most_bytes`` are ever held.
 
     Raises:
-        Problem: It is too large, is not JSON, or does not say that it is.
+        Problem: The body is too large, is not JSON, or does not say that it is.
     """
     chunks: list[bytes] = []
     size = 0
@@ -52,13 +52,13 @@ async def json_body(request: Request, most_bytes: int) -> Any:
         raise Problem("bad-json", f"The body cannot be read: {error}.") from None
 
 
-def wait_s(request: Request, most_s: float) -> float:
+def read_wait_s(request: Request, most_s: float) -> float:
     """Return the seconds that ``?wait=`` asks for, at most ``most_s``; 0 without it."""
     text = request.query_params.get("wait")
     return 0.0 if text is None else min(_seconds(text, "bad-query", "wait"), most_s)
 
 
-def preferred_wait_s(request: Request, most_s: float) -> float:
+def read_preferred_wait_s(request: Request, most_s: float) -> float:
     """Return the seconds that ``Prefer: wait=`` asks for, at most ``most_s``; 0 without it."""
     found = _PREFERRED.search(request.headers.get("prefer", ""))
     # A preference that cannot be understood is to be ignored (RFC 7240).
@@ -68,13 +68,13 @@ def preferred_wait_s(request: Request, most_s: float) -> float:
         return 0.0
 
 
-def idempotency_key(request: Request) -> str:
+def read_idempotency_key(request: Request) -> str:
     """Return the ``Idempotency-Key``, "" without one."""
     text = request.headers.get("idempotency-key")
     return "" if text is None else check_key(text)
 
 
-def trace(request: Request) -> dict[str, str]:
+def read_trace(request: Request) -> dict[str, str]:
     """Return the W3C trace that the request is part of; nothing where it names none."""
     parent, state = (request.headers.get(name, "") for name in ("traceparent", "tracestate"))
     if _PARENT.fullmatch(parent) is None:
@@ -83,7 +83,7 @@ def trace(request: Request) -> dict[str, str]:
     return {**known, "tracestate": state} if _STATE.fullmatch(state) else known
 
 
-def count(request: Request, name: str, default: int, most: int) -> int:
+def read_count(request: Request, name: str, default: int, most: int) -> int:
     """Return a whole number from the query, from 0 to ``most``."""
     text = request.query_params.get(name)
     if text is None:

@@ -15,7 +15,6 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed, WireError
-from machine.results.group import GroupProgress
 from machine.results.task import raise_if_failed
 from machine.wire.signature import State, TaskState
 from machine.wire.text import to_bytes, value_text
@@ -163,20 +162,15 @@ def group_document(
         part: Which members to show.
     """
     kept = [state for state in states if state is not None]
-    count = GroupProgress(
-        total=len(uuids),
-        ended=sum(state.is_completed for state in kept),
-        failed=sum(state.is_failure for state in kept),
-        running=sum(state.state == State.STARTED for state in kept),
-    )
+    ended = sum(state.is_completed for state in kept)
     shown = list(zip(uuids, states, strict=True))[part]
     return {
         "id": group_uuid,
-        "total": count.total,
-        "ended": count.ended,
-        "failed": count.failed,
-        "running": count.running,
-        "done": count.ended == count.total,
+        "total": len(uuids),
+        "ended": ended,
+        "failed": sum(state.is_failure for state in kept),
+        "running": sum(state.state == State.STARTED for state in kept),
+        "done": ended == len(uuids),
         "offset": part.start,
         "members": [
             {"id": uuid, "state": None if state is None else state_document(state)}

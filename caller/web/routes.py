@@ -1,14 +1,15 @@
 """
-The endpoints: each reads what its request says, asks the `Service`, and answers.
+The endpoints: each reads its request, asks the `Service`, and answers.
 
-`app` puts them behind the `Gate`. More routes of the service itself, as for
-metrics, are given to it; they stand behind the same gate.
+`make_app` puts them behind the `Middleware`, with any further routes of the
+service itself, such as metrics.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from caller.web import requests
-from caller.web.middleware import Gate, Tokens, is_loopback
+from caller.web.middleware import Middleware, Tokens, is_loopback
 from caller.web.openapi import openapi
 from caller.web.page import page
 from caller.web.problems import RETRY_AFTER_S, Problem
@@ -67,9 +68,9 @@ class Endpoints:
         return [
             Route("/tasks", self.tasks, methods=["GET"]),
             Route("/tasks/{name:path}", self.send_task, methods=["POST"]),
-            Route("/chains", self.send_chain, methods=["POST"]),
-            Route("/groups", self.send_group, methods=["POST"]),
-            Route("/chords", self.send_chord, methods=["POST"]),
+            Route("/chains", partial(self.send_workflow, compose=Composer.chain), methods=["POST"]),
+            Route("/groups", partial(self.send_workflow, compose=Composer.group), methods=["POST"]),
+            Route("/chords", partial(self.send_workflow, compose=Composer.chord), methods=["POST"]),
             Route("/results/{id}", self.result, methods=["GET"]),
             Route("/results/{id}", self.cancel, methods=["DELETE"]),
             Route("/results/{id}/cancel", self.cancel, methods=["POST"]),
@@ -86,9 +87,9 @@ class Endpoints:
     async def send_task(self, request: Request) -> Response:
         """Send a task: 202, or 200 with its result where the client prefers to wait."""
         name = request.path_params["name"]
-        asked = await self._asked(request)
+        asked = await self._read(request)
         uuid = await self._service.send_task(name, asked)
-        wait_s = requests.preferred_wait_s(request, self._wait_s)
+        wait_s = requests.read_preferred_wait_s(request, self._wait_s)
         state = None
         if wait_s or asked.key:
             state = await self._service.result(uuid, wait_s)
@@ -104,24 +105,13 @@ class Endpoints:
         }
         return reply(document, 202, {"Location": location, **_preferred(wait_s)})
 
-    async def send_chain(self, request: Request) -> Response:
-        """Send tasks one after the other."""
-        return await self._send_workflow(request, Composer.chain)
-
-    async def send_group(self, request: Request) -> Response:
-        """Send tasks side by side."""
-        return await self._send_workflow(request, Composer.group)
-
-    async def send_chord(self, request: Request) -> Response:
-        """Send tasks side by side, and one after them."""
-        return await self._send_workflow(request, Composer.chord)
-
-    async def _send_workflow(
+    async def send_workflow(
         self, request: Request, compose: Callable[[Composer, Any], Any]
     ) -> Response:
-        asked = await self._asked(request)
+        """Send what a method of the composer reads: 202, or 200 as `send_task`."""
+        asked = await self._read(request)
         sent = await self._service.send_workflow(asked, compose)
-        wait_s = requests.preferred_wait_s(request, self._wait_s) if sent.uuid else 0.0
+        wait_s = requests.read_preferred_wait_s(request, self._wait_s) if sent.uuid else 0.0
         if wait_s:
             state = await self._service.result(sent.uuid, wait_s)
             if state.is_completed:
@@ -130,17 +120,17 @@ class Endpoints:
         headers = {"Location": document["location"], **_preferred(wait_s)}
         return reply(document, 202, headers)
 
-    async def _asked(self, request: Request) -> SendRequest:
-        key = requests.idempotency_key(request)
-        body = await requests.json_body(request, self._most_bytes)
+    async def _read(self, request: Request) -> SendRequest:
+        key = requests.read_idempotency_key(request)
+        body = await requests.read_json(request, self._most_bytes)
         state = request.state
-        carried = {CORRELATION_HEADER: state.request_id, **requests.trace(request)}
+        carried = {CORRELATION_HEADER: state.request_id, **requests.read_trace(request)}
         return SendRequest(request.url.path, body, carried, state.subject, key)
 
     # -- looking ---------------------------------------------------------------------------
     async def result(self, request: Request) -> Response:
         """Return a task's state, perhaps after waiting for its end."""
-        wait_s = requests.wait_s(request, self._wait_s)
+        wait_s = requests.read_wait_s(request, self._wait_s)
         state = await self._service.result(request.path_params["id"], wait_s)
         document = state_document(state)
         tag = f'"{digest(content_of(document))}"'
@@ -164,8 +154,8 @@ class Endpoints:
 
     async def group(self, request: Request) -> Response:
         """Return a group's progress, and the states of some members."""
-        offset = requests.count(request, "offset", 0, 999_999_999)
-        limit = requests.count(request, "limit", 100, _MOST_SHOWN)
+        offset = requests.read_count(request, "offset", 0, 999_999_999)
+        limit = requests.read_count(request, "limit", 100, _MOST_SHOWN)
         part = slice(offset, offset + limit)
         return reply(await self._service.group(request.path_params["id"], part))
 
@@ -204,7 +194,7 @@ class Endpoints:
         )
 
 
-def app(service: Service, config: Config, more: Sequence[BaseRoute] = ()) -> ASGIApp:
+def make_app(service: Service, config: Config, more: Sequence[BaseRoute] = ()) -> ASGIApp:
     """
     Return the application of one replica; it closes the service when it ends.
 
@@ -224,7 +214,7 @@ def app(service: Service, config: Config, more: Sequence[BaseRoute] = ()) -> ASG
     routes = [*Endpoints(service, config).routes(), *more]
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)
     is_local = is_loopback(config.api_host) and not config.api_open
-    return Gate(router, Tokens(config.api_token), OPEN_PATHS, is_local=is_local)
+    return Middleware(router, Tokens(config.api_token), OPEN_PATHS, is_local=is_local)
 
 
 def _task_document(service: Service, name: str) -> Schema:

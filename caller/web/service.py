@@ -89,7 +89,7 @@ class Service:
         known = [config.default_queue, *named, *config.allowed_queues, *own]
         self.queues = tuple(dict.fromkeys(queue for queue in known if queue))
         self.following = Following(self.backend)
-        self._keys = idempotency.KeyBook(self.backend, config.results_expire_in)
+        self._keys = idempotency.IdempotencyKeys(self.backend, config.results_expire_in)
         self._pinging: asyncio.Task[None] | None = None
 
     # -- sending ---------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Service:
         """Send a task; return the id of the result, which may be that of a unique one's twin."""
         composer, seed = self._composer(asked)
         signature = composer.task(name, asked.body)
-        await self._enter(asked, seed, composer)
+        await self._record_key(asked, seed, composer)
         if asked.key and (await self.state(signature.uuid)) is not None:
             return signature.uuid
         return (await self.server.asend_task(signature)).uuid
@@ -114,7 +114,7 @@ class Service:
         """
         composer, seed = self._composer(asked)
         piece = compose(composer, asked.body)
-        await self._enter(asked, seed, composer)
+        await self._record_key(asked, seed, composer)
         result = await self._asend(piece)
         if isinstance(result, GroupResult):
             return SentPieces("", result.group_uuid, composer.drafted)
@@ -151,10 +151,12 @@ class Service:
             seed = idempotency.seed_of(asked.key, asked.subject, asked.path, asked.body)
         return Composer(self.tasks, self.queues, asked.carried, seed), seed
 
-    async def _enter(self, asked: SendRequest, seed: uuids.UUID | None, composer: Composer) -> None:
+    async def _record_key(
+        self, asked: SendRequest, seed: uuids.UUID | None, composer: Composer
+    ) -> None:
         if seed is not None:
             first = composer.drafted[0].uuid
-            await self._keys.enter(asked.key, asked.subject, seed, first)
+            await self._keys.record(asked.key, asked.subject, seed, first)
 
     # -- looking ---------------------------------------------------------------------------
     async def state(self, uuid: str) -> TaskState | None:

@@ -18,7 +18,7 @@ import redis
 
 from caller.web import events
 from caller.web.problems import KINDS
-from caller.web.routes import SLACK_BYTES, app
+from caller.web.routes import SLACK_BYTES, make_app
 from caller.web.service import Service
 from caller.web.workflows import MOST_WORKFLOW_BYTES
 from machine import build, task
@@ -83,7 +83,7 @@ class Api:
         self.config = config
         self.server: Server = build.server(config, registry, retry_s=1.0)
         self.service = Service(self.server)
-        self.app = app(self.service, config)
+        self.app = make_app(self.service, config)
 
     def ask(self, method: str, path: str, **rest: Any) -> httpx.Response:
         async def once() -> httpx.Response:

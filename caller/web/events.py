@@ -1,9 +1,9 @@
 """
-Following states: one watcher in a process reads all that is followed, in one round trip.
+Streams of task states: one loop in each process reads all followed tasks in one round trip.
 
-Final states are told by Redis; progress is looked at each half second for all
-followers together. An event's id is its document's digest, so that a client
-which comes back to another replica is told what it has not seen.
+Redis announces final states; the loop reads progress twice a second. An event's
+id is the digest of its document, so any replica can resume a client's stream
+after the event that the client saw last.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from machine.wire.signature import TaskState
 
 #: Seconds between two looks at what is followed.
 LOOK_S: Final = 0.5
-#: Seconds after which a silent stream says that it is alive.
+#: Seconds of silence after which a stream sends a comment, so that proxies keep it open.
 HEARTBEAT_S: Final = 15.0
 
 
 class _Mailbox:
-    """The last state of one task, for one follower; older ones that nobody took are dropped."""
+    """The latest state of one task, for one stream; states that it did not read are dropped."""
 
     def __init__(self) -> None:
         self.news = asyncio.Event()
@@ -45,7 +45,7 @@ class Following:
         backend: Where the states are.
 
     Attributes:
-        closing: Set when the process is to end; every stream and every wait ends then.
+        closing: Set when the process shuts down; every stream and every wait ends then.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -62,7 +62,7 @@ class Following:
             await asyncio.gather(self._looker, return_exceptions=True)
 
     async def wait(self, uuid: str, timeout_s: float) -> None:
-        """Return when the task has ended, when the time is up, or when the process is to end."""
+        """Return when the task has ended, the time is up, or the process shuts down."""
         ended = asyncio.create_task(self._ended(uuid, lambda _state: None, timeout_s))
         closing = asyncio.create_task(self.closing.wait())
         try:
@@ -138,7 +138,7 @@ class Following:
     async def _ended(
         self, uuid: str, put: Callable[[TaskState], None], timeout_s: float | None
     ) -> None:
-        """Hand over a task's final state; while Redis is away the looker does it."""
+        """Put a task's final state; while Redis is away, `_look` does it instead."""
         with contextlib.suppress(MachineError):
             async for state in self._backend.acompleted([uuid], timeout_s, missing_ok=True):
                 put(state)

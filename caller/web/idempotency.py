@@ -1,9 +1,9 @@
 """
-``Idempotency-Key``: the same key is the same request, whichever replica it comes to.
+``Idempotency-Key``: a request with a known key is not sent again, by any replica.
 
 All ids of a request are derived from its key, its client and its body, and Redis
-queues nothing twice under one id. Which body a key belongs to is kept as a
-group record: written once, the first one wins, and it needs no lock.
+queues nothing twice under one id. A group record keeps which body a key belongs
+to: the first write wins, so no lock is needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
-What every request goes through: an id, the token, errors as problems, headers, one log line.
+What surrounds every request: its id, the token, problems for errors, headers, one log line.
 
-Plain ASGI, so that streams pass through it chunk by chunk.
+Plain ASGI, so that streams pass through chunk by chunk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SECURITY: Final = {
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether this host is the machine itself, and nobody else can reach it."""
+    """Say whether this host is this machine, reachable by nobody else."""
     return _LOOPBACK.fullmatch(host) is not None
 
 
@@ -53,7 +53,7 @@ def host_of(header: str) -> str:
 
 class Tokens:
     """
-    Which tokens are good; none given means that everybody may come in.
+    The tokens that let clients in; without any, everybody may come in.
 
     Args:
         text: One token, or several separated by commas, so that they can be changed in turn.
@@ -67,7 +67,7 @@ class Tokens:
 
     def subject(self, authorization: str) -> str:
         """
-        Return who shows this header: a digest of the token; "" where none is needed.
+        Return a digest of the token in this header; "" where none is needed.
 
         Raises:
             Problem: The token is missing or wrong.
@@ -90,9 +90,9 @@ class Tokens:
 
 def refuse_other_sites(method: str, headers: Headers, *, is_local: bool) -> None:
     """
-    Refuse what a page of another site makes a browser send, where no token stops it.
+    Refuse a request that a page of another site makes a browser send; for use without tokens.
 
-    Browsers say where a request comes from; other programs do not, and may come in.
+    Browsers name the site that a request comes from. Other programs do not, and are let in.
 
     Args:
         method: Of the request.
@@ -130,7 +130,7 @@ class Middleware:
     """
     The outermost layer of the service.
 
-    It leaves ``request_id`` and ``subject`` in the request's state.
+    It writes ``request_id`` and ``subject`` into the request's state.
 
     Args:
         app: What is inside.
@@ -187,7 +187,7 @@ class Middleware:
 
 
 class _Answer:
-    """Sends what the inside answers, with the headers that every answer has."""
+    """Sends the answer with the headers that every answer has, and keeps its status."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.status = 0

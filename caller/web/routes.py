@@ -47,10 +47,10 @@ _MOST_SHOWN: Final = 1000
 
 class Endpoints:
     """
-    All handlers of one service.
+    The handlers of one service.
 
     Args:
-        service: What does the work.
+        service: Sends, reads and cancels.
         config: The settings.
     """
 
@@ -87,11 +87,11 @@ class Endpoints:
     async def send_task(self, request: Request) -> Response:
         """Send a task: 202, or 200 with its result where the client prefers to wait."""
         name = request.path_params["name"]
-        asked = await self._read(request)
-        uuid = await self._service.send_task(name, asked)
+        sending = await self._read(request)
+        uuid = await self._service.send_task(name, sending)
         wait_s = requests.read_preferred_wait_s(request, self._wait_s)
         state = None
-        if wait_s or asked.key:
+        if wait_s or sending.key:
             state = await self._service.result(uuid, wait_s)
         if state is not None and wait_s and state.is_completed:
             return _ended(state, wait_s)
@@ -109,8 +109,8 @@ class Endpoints:
         self, request: Request, compose: Callable[[Composer, Any], Any]
     ) -> Response:
         """Send what a method of the composer reads: 202, or 200 as `send_task`."""
-        asked = await self._read(request)
-        sent = await self._service.send_workflow(asked, compose)
+        sending = await self._read(request)
+        sent = await self._service.send_workflow(sending, compose)
         wait_s = requests.read_preferred_wait_s(request, self._wait_s) if sent.uuid else 0.0
         if wait_s:
             state = await self._service.result(sent.uuid, wait_s)
@@ -127,7 +127,7 @@ class Endpoints:
         carried = {CORRELATION_HEADER: state.request_id, **requests.read_trace(request)}
         return SendRequest(request.url.path, body, carried, state.subject, key)
 
-    # -- looking ---------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------
     async def result(self, request: Request) -> Response:
         """Return a task's state, perhaps after waiting for its end."""
         wait_s = requests.read_wait_s(request, self._wait_s)
@@ -199,7 +199,7 @@ def make_app(service: Service, config: Config, more: Sequence[BaseRoute] = ()) -
     Return the application of one replica; it closes the service when it ends.
 
     Args:
-        service: What does the work.
+        service: Sends, reads and cancels.
         config: The settings.
         more: Further routes of the service itself.
     """

@@ -1,7 +1,7 @@
 """
-The HTTP caller without HTTP's details: sending, looking, canceling, for any replica.
+What the HTTP caller does, without HTTP: it sends, reads and cancels.
 
-Handlers in `routes` ask for one thing each; what is in Redis is the only memory.
+All state is in Redis, so any replica can answer for what another one sent.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _SPACE: Final = uuids.UUID("0c6d7a0e-58a5-5d0c-9d3f-0d8a7c6a4b52")
 
 class SendRequest(NamedTuple):
     """
-    What is known of a request that sends.
+    A request that sends, as read from HTTP.
 
     Attributes:
         path: Where it was sent to.
         body: Its body, parsed.
         carried: Headers that travel with the tasks.
-        subject: Who sends.
+        subject: Digest of the client's token, or "".
         key: The ``Idempotency-Key``, or "".
     """
 
@@ -71,7 +71,7 @@ class Service:
     Attributes:
         tasks: Schemas of the tasks that can be sent, by name.
         queues: The queues that may be named.
-        following: Who waits for what.
+        following: The streams and waits of this process.
     """
 
     def __init__(self, server: Server) -> None:
@@ -93,28 +93,28 @@ class Service:
         self._pinging: asyncio.Task[None] | None = None
 
     # -- sending ---------------------------------------------------------------------------
-    async def send_task(self, name: str, asked: SendRequest) -> str:
-        """Send a task; return the id of the result, which may be that of a unique one's twin."""
-        composer, seed = self._composer(asked)
-        signature = composer.task(name, asked.body)
-        await self._record_key(asked, seed, composer)
-        if asked.key and (await self.state(signature.uuid)) is not None:
+    async def send_task(self, name: str, request: SendRequest) -> str:
+        """Send a task; return its id, or the id of the unique task that it joined."""
+        composer, seed = self._make_composer(request)
+        signature = composer.task(name, request.body)
+        await self._record_key(request, seed, composer)
+        if request.key and (await self.state(signature.uuid)) is not None:
             return signature.uuid
         return (await self.server.asend_task(signature)).uuid
 
     async def send_workflow(
-        self, asked: SendRequest, compose: Callable[[Composer, Any], Any]
+        self, request: SendRequest, compose: Callable[[Composer, Any], Any]
     ) -> SentPieces:
         """
         Send a chain, a group or a chord.
 
         Args:
-            asked: The request.
+            request: As read from HTTP.
             compose: Which method of the composer reads the body.
         """
-        composer, seed = self._composer(asked)
-        piece = compose(composer, asked.body)
-        await self._record_key(asked, seed, composer)
+        composer, seed = self._make_composer(request)
+        piece = compose(composer, request.body)
+        await self._record_key(request, seed, composer)
         result = await self._asend(piece)
         if isinstance(result, GroupResult):
             return SentPieces("", result.group_uuid, composer.drafted)
@@ -139,46 +139,46 @@ class Service:
         sent: AsyncResult[Any] | GroupResult[Any] = await self.server.asend_chain(piece)
         return sent
 
-    def _composer(self, asked: SendRequest) -> tuple[Composer, uuids.UUID | None]:
+    def _make_composer(self, request: SendRequest) -> tuple[Composer, uuids.UUID | None]:
         seed = None
-        if asked.key:
+        if request.key:
             if not self.server.broker.keeps_states:
                 raise Problem(
                     "bad-header",
                     "Idempotency-Key needs results beside the queues, and here they are kept "
                     "elsewhere (result_backend); send without it.",
                 )
-            seed = idempotency.seed_of(asked.key, asked.subject, asked.path, asked.body)
-        return Composer(self.tasks, self.queues, asked.carried, seed), seed
+            seed = idempotency.seed_of(request.key, request.subject, request.path, request.body)
+        return Composer(self.tasks, self.queues, request.carried, seed), seed
 
     async def _record_key(
-        self, asked: SendRequest, seed: uuids.UUID | None, composer: Composer
+        self, request: SendRequest, seed: uuids.UUID | None, composer: Composer
     ) -> None:
         if seed is not None:
             first = composer.drafted[0].uuid
-            await self._keys.record(asked.key, asked.subject, seed, first)
+            await self._keys.record(request.key, request.subject, seed, first)
 
-    # -- looking ---------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------
     async def state(self, uuid: str) -> TaskState | None:
         """Return a task's state, ``None`` where none is kept."""
         return (await self.backend.aread([uuid]))[0]
 
     async def result(self, uuid: str, wait_s: float = 0.0) -> TaskState:
         """
-        Return a task's state, after waiting for its end for so long.
+        Return a task's state, after waiting up to ``wait_s`` for its end.
 
-        Of a workflow's last task it is PENDING until another one sends it.
+        The last task of a workflow is PENDING until another task sends it.
 
         Raises:
             Problem: Nothing is kept under this id.
         """
-        found = await self._found(uuid)
+        found = await self._require_state(uuid)
         if wait_s > 0 and not found.is_completed:
             await self.following.wait(uuid, wait_s)
-            found = await self._found(uuid)
+            found = await self._require_state(uuid)
         return found
 
-    async def _found(self, uuid: str) -> TaskState:
+    async def _require_state(self, uuid: str) -> TaskState:
         if is_result_id(uuid, delayed_key=self._delayed_key):
             found = await self.state(uuid)
             if found is not None:
@@ -192,8 +192,8 @@ class Service:
         )
 
     async def _is_awaited(self, uuid: str) -> bool:
-        """Say whether this is the end of a workflow that has not come so far."""
-        meta = await self._group(_workflow_of(uuid))
+        """Say whether this is the last task of a workflow, not sent so far."""
+        meta = await self._read_group(_workflow_of(uuid))
         if meta is None or uuid not in meta.task_uuids:
             return False
         # The last one's state outlives the others': without any, all have expired.
@@ -206,13 +206,13 @@ class Service:
         Raises:
             Problem: Nothing is kept under this id.
         """
-        meta = await self._known_group(uuid)
+        meta = await self._require_group(uuid)
         states = await self.backend.aread(meta.task_uuids)
         return group_document(uuid, meta.task_uuids, states, part)
 
-    async def _known_group(self, uuid: str) -> GroupMeta:
+    async def _require_group(self, uuid: str) -> GroupMeta:
         is_id = is_result_id(uuid, delayed_key=self._delayed_key)
-        meta = await self._group(uuid) if is_id else None
+        meta = await self._read_group(uuid) if is_id else None
         if meta is None:
             raise Problem(
                 "unknown-group",
@@ -220,7 +220,7 @@ class Service:
             )
         return meta
 
-    async def _group(self, uuid: str) -> GroupMeta | None:
+    async def _read_group(self, uuid: str) -> GroupMeta | None:
         try:
             return await asyncio.to_thread(self.backend.read_group, uuid)
         except (WireError, BrokerRefused):
@@ -233,25 +233,25 @@ class Service:
     # -- canceling -------------------------------------------------------------------------
     async def cancel(self, uuid: str) -> TaskState:
         """
-        Cancel a task, also one that another is still to send; return its state.
+        Cancel a task, sent or still to be sent by another; return its state.
 
         Raises:
             Problem: It has ended, or nothing is kept under this id.
         """
-        found = await self._found(uuid)
+        found = await self._require_state(uuid)
         try:
             is_canceled = await self.server.acancel(uuid)
         except ResultNotFound:
             await self.server.acancel_all([], ahead=[uuid])
             is_canceled = True
         if not is_canceled:
-            found = await self._found(uuid)
+            found = await self._require_state(uuid)
             raise Problem("ended", f"Task {uuid} has ended: its state is {found.state}.")
-        return await self._found(uuid)
+        return await self._require_state(uuid)
 
     async def cancel_group(self, uuid: str) -> None:
         """Cancel all members of a group that have not ended, sent or still to be sent."""
-        meta = await self._known_group(uuid)
+        meta = await self._require_group(uuid)
         states = await self.backend.aread(meta.task_uuids)
         sent = [u for u, state in zip(meta.task_uuids, states, strict=True) if state is not None]
         later = [u for u, state in zip(meta.task_uuids, states, strict=True) if state is None]
@@ -275,5 +275,5 @@ class Service:
 
 
 def _workflow_of(uuid: str) -> str:
-    """Return the id under which all tasks are written down of the workflow that ends so."""
+    """Return the group id that lists the tasks of a workflow, made of its last task's id."""
     return f"group_{uuids.uuid5(_SPACE, uuid)}"

@@ -16,7 +16,7 @@ from caller.web.bodies import WHOLE, ChainBody, ChordBody, GroupBody, PieceBody,
 from caller.web.problems import KINDS, MEDIA_TYPE
 from caller.web.responses import GroupState, ProblemDocument, Result, SentTask, SentWorkflow
 from caller.web.task_schema import Schema, TaskSchema, ref
-from machine import gotypes
+from machine.wire import gotypes
 
 _ID: Final[Schema] = {
     "name": "id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 200},

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final
 
-from machine.parameters import hints_of, signature_of
-
-from machine import gotypes
 from machine.errors import SignatureError
+from machine.registry.parameters import hints_of, signature_of
 from machine.registry.task import Task
 from machine.wire import gotypes
 from machine.workflow.pieces import TypedSignature

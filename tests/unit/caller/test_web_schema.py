@@ -10,13 +10,13 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
-from machine.gotypes import json_schema
 
 from caller.web.bodies import SendOptions
 from caller.web.openapi import openapi
 from caller.web.problems import KINDS
 from caller.web.task_schema import ANY, TaskSchema, task_schemas
 from machine import SignatureError, task
+from machine.wire.gotypes import json_schema
 
 INT64 = {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
 

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from machine import gotypes
 from machine.errors import SignatureError, WireError
 from machine.wire import gotypes
 

@@ -27,7 +27,7 @@ STAYS = {
 #: Fast tests that look at names, at paths and at what is packaged; none needs a server.
 OWN_TESTS = (
     "tests/unit/test_machine.py",
-    "tests/unit/test_cron.py",
+    "tests/unit/periodic/test_cron.py",
     "tests/test_architecture.py",
     "tests/test_template.py",
     "tests/test_settings_documented.py",

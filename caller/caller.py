@@ -1,8 +1,8 @@
 """
 The demo caller: every kind of call, each printed with its result.
 
-Run it beside any worker: ``python caller/caller.py``. Copy from it what your
-own program needs; it knows `machine` and nothing of the worker.
+Run it while a worker runs: ``python caller/caller.py``. Copy what your own
+program needs. A caller imports `machine` and never the worker.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ def one_task(_server: Server) -> object:
 
 
 def a_chain(_server: Server) -> object:
-    """Send tasks one after the other; each gets the result before it as its last argument."""
+    """Send tasks that run one after the other; each gets the result before it as last argument."""
     return (add.s(1, 1) | add.partial(5, 5) | multiply.partial(4)).send().get(timeout=PATIENCE_S)
 
 
 def a_group(_server: Server) -> object:
-    """Send tasks side by side, and wait for all."""
+    """Send tasks that run side by side, and wait for all results."""
     return group(add.s(n, n) for n in range(1, 6)).send().get(timeout=PATIENCE_S)
 
 
 def a_chord(_server: Server) -> object:
-    """Send tasks side by side, and one more with all their results."""
+    """Send a group, and a task that runs after it with all results."""
     results = chord(group(add.s(1, 1), add.s(5, 5)), multiply.partial()).send()
     return results.get(timeout=PATIENCE_S)
 
 
 def a_delayed_task(_server: Server) -> object:
-    """Send a task that must not start before half a second has passed."""
+    """Send a task that must not start within the next half second."""
     sent_at = time.monotonic()
     value = add.s(20, 22).options(countdown=0.5).send().get(timeout=PATIENCE_S)
     if time.monotonic() - sent_at < 0.5:
@@ -77,11 +77,12 @@ def a_failure(server: Server) -> object:
 
 
 async def many_at_once() -> object:
-    """Send from an event loop, where waiting for a hundred results costs one connection."""
+    """Send from an event loop; waiting for any number of results takes one connection."""
     sent = [await nap.asend(0.01) for _ in range(20)]
     return sum([await result.aget(timeout=PATIENCE_S) for result in sent]) > 0
 
 
+#: The text that is printed -> the call, and the result that it must have.
 CALLS: dict[str, tuple[Callable[[Server], object], object]] = {
     'say("masnun")': (one_task, "Hello masnun!"),
     "multiply(add(add(1, 1), 5, 5), 4)": (a_chain, 48),

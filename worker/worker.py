@@ -1,4 +1,9 @@
-"""The worker's entry point: settings in, a running worker out."""
+"""
+The worker's entry point: read flags and settings, then run tasks until a signal.
+
+Run as many as you like: ``python worker/worker.py``. The tasks are those of the
+setting `tasks_modules`. docs/operations.md lists signals and exit statuses.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,12 @@ from machine.config import Config
 from machine.errors import BrokerRefused, ConfigError
 from machine.telemetry import logs
 
-#: Exit statuses: wrong usage, wrong settings (as sysexits.h has it), refused by Redis.
+#: Exit statuses: wrong command line; wrong settings, refused by Redis (both as in sysexits.h).
 _USAGE, _BAD_SETTINGS, _REFUSED = 2, 78, 77
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line; whatever is not given there comes from the settings."""
+    """Return the parser of the command line; a flag that is not given leaves its setting alone."""
     made = argparse.ArgumentParser(
         prog="worker.py", description="Take tasks from Redis and run them.", allow_abbrev=False
     )
@@ -53,7 +58,7 @@ def _set_up_logs(config: Config) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a worker until it is told to stop; return the exit status."""
+    """Run a worker until a signal stops it; return the exit status."""
     given = vars(parser().parse_args(arguments))
     path = given.pop("config")
     flags = {name: value for name, value in given.items() if value is not None}

@@ -3,10 +3,13 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo dev test check interop k8s worker caller api redis bench fmt lock rename new-task clean
+.PHONY: help demo dev test check interop k8s installs worker caller api redis bench fmt lock rename new-task clean
 
 VENV = .venv
+# Stamps of what is in it: what runs, then what tests it, then what checks the manifests.
 READY = $(VENV)/.ready
+DEV = $(VENV)/.dev
+K8S = $(VENV)/.k8s
 RUN = $(VENV)/bin/python
 PYTHON ?=
 PYTHONS = python3.14 python3.13 python3.12 python3.11 python3 python
@@ -34,16 +37,19 @@ test: check ## everything CI runs: check, then the tests on each server that is 
 # What speaks to a server itself; services and interop run on the first kind only.
 ON_BOTH = tests/contract tests/integration tests/acceptance
 
-check: $(READY) ## lint, format, types
+check: $(DEV) ## lint, format, types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy --strict machine worker caller tools
 
-interop: $(READY) ## tests against real Go Machinery (needs the Go toolchain; minutes)
+interop: $(DEV) ## tests against real Go Machinery (needs the Go toolchain; minutes)
 	$(RUN) -m pytest tests/interop $(ARGS)
 
-k8s: $(VENV)/.k8s ## check the Kubernetes manifests (needs kustomize, or Go to build it)
+k8s: $(K8S) ## check the Kubernetes manifests (needs kustomize, or Go to build it)
 	$(RUN) -m pytest tests/k8s $(ARGS)
+
+installs: $(DEV) ## install each lock with an old pip, the newest and uv (downloads 90 MB)
+	$(RUN) -m pytest tests/installs $(ARGS)
 
 worker: $(READY) ## run a worker here (BROKER says where Redis is)
 	$(RUN) worker/worker.py $(ARGS)
@@ -60,22 +66,24 @@ redis: $(READY) ## run a server here, on port 6379, until Ctrl-C
 bench: $(READY) ## run the benchmarks
 	$(RUN) benchmarks/run.py $(ARGS)
 
-fmt: $(READY) ## format the code and fix what can be fixed
+fmt: $(DEV) ## format the code and fix what can be fixed
 	$(RUN) -m ruff check --fix-only .
 	$(RUN) -m ruff format .
 
 lock: ## pin the dependencies anew (needs uv)
 	@[ -n "$(UV)" ] || { echo "error: uv is needed for this: pip install uv" >&2; exit 1; }
-	$(UV) pip compile $(LOCK) $(BOTH) pyproject.toml -o requirements.lock
-	$(UV) pip compile $(LOCK) -c requirements.lock $(BOTH) --extra api pyproject.toml -o requirements-api.lock
-	$(UV) pip compile $(LOCK) -c requirements-api.lock $(BOTH) --extra api --extra dev pyproject.toml -o requirements-dev.lock
-	$(UV) pip compile $(LOCK) -c requirements-dev.lock --extra k8s pyproject.toml -o requirements-k8s.lock
+	$(COMPILE) $(BOTH) pyproject.toml -o requirements.lock
+	$(COMPILE) -c requirements.lock $(BOTH) --extra api pyproject.toml -o requirements-api.lock
+	$(COMPILE) -c requirements-api.lock $(BOTH) --extra api --extra demo pyproject.toml -o requirements-demo.lock
+	$(COMPILE) -c requirements-demo.lock $(BOTH) --extra api --extra demo --extra dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) -c requirements-dev.lock --extra k8s pyproject.toml -o requirements-k8s.lock
+	printf 'pip\nuv\n' | $(COMPILE) - -o tests/installs/newest.lock
 
-# What worker and caller have in common; the HTTP caller and development add to it.
+# What worker and caller have in common; the HTTP caller, the demo and development add to it.
 BOTH = --extra cron --extra metrics --extra otel
 
 # Every platform's hashes, and no index's address: the lock works behind any mirror.
-LOCK = --upgrade --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE = $(UV) pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
 # The command line only: some systems have a variable NAME, the host's.
@@ -92,14 +100,21 @@ clean: ## remove the environment and all caches
 	rm -f .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# What the lock names and nothing else. Nothing is resolved, so a version published tomorrow cannot
+# be in the way; and no wheel is built, which would fetch its tools, which no lock names.
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(RUN),$(RUN) -m pip install --quiet --disable-pip-version-check) \
+  --no-deps --only-binary :all: --require-hashes -r
+
+# A changed lock builds all of it again, so that nothing stays that no lock names.
+LOCKS = requirements-demo.lock requirements-dev.lock requirements-k8s.lock
+
 # The stamp is made last, so an environment that broke half way is built again.
-$(READY): pyproject.toml requirements.lock requirements-dev.lock
+# The project itself is a line in a .pth file: no wheel of it to build.
+$(READY): $(LOCKS)
 	@set -e; \
 	if [ -n "$(UV)" ]; then \
 	  echo "-- $(VENV), with uv"; \
 	  $(UV) venv --quiet --clear --python "$(if $(PYTHON),$(PYTHON),>=3.11)" $(VENV); \
-	  $(UV) pip install --quiet --python $(RUN) --require-hashes -r requirements-dev.lock; \
-	  $(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation -e .; \
 	else \
 	  python=; found=; \
 	  for name in $(if $(PYTHON),$(PYTHON),$(PYTHONS)); do \
@@ -116,12 +131,22 @@ $(READY): pyproject.toml requirements.lock requirements-dev.lock
 	    echo "error: $$python cannot make a virtual environment. On Debian or Ubuntu: sudo apt install python3-venv" >&2; \
 	    exit 1; \
 	  }; \
-	  $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock; \
-	  $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	fi
+	@$(INSTALL) requirements-demo.lock
+	@$(RUN) -c 'import os, sysconfig; open(sysconfig.get_path("purelib") + "/project.pth", "w").write(os.getcwd() + "\n")'
 	@touch $(READY)
 
-$(VENV)/.k8s: $(READY) requirements-k8s.lock
-	@if [ -n "$(UV)" ]; then $(UV) pip install --quiet --python $(RUN) --require-hashes -r requirements-k8s.lock; \
-	else $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-k8s.lock; fi
+# While more is installed, the first stamp is away: should this break half way, all is built again.
+# It comes back with its old time, which says that it is older than what was built on it.
+$(DEV): $(READY)
+	@echo "-- $(VENV), and what tests and lints it"
+	@mv $(READY) $(VENV)/.installing
+	@$(INSTALL) requirements-dev.lock
+	@mv $(VENV)/.installing $(READY)
+	@touch $@
+
+$(K8S): $(DEV)
+	@mv $(READY) $(VENV)/.installing
+	@$(INSTALL) requirements-k8s.lock
+	@mv $(VENV)/.installing $(READY)
 	@touch $@

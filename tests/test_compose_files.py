@@ -99,7 +99,7 @@ def matches(pattern: str, path: str) -> bool:
     ("path", "ignored"),
     [
         ("machine/errors.py", False),
-        ("machine/redis/lua/claim.lua", False),
+        ("machine/broker/lua/claim.lua", False),
         ("requirements.lock", False),
         ("requirements-api.lock", False),
         (".env", True),
@@ -147,7 +147,8 @@ def test_an_image_installs_what_was_tested_before_the_code_is_there(service: str
     [install] = [i for i, line in enumerate(found) if "pip --python" in line.rest]
     [code] = [i for i, line in enumerate(found) if line.rest.startswith("machine ")]
 
-    assert f"--require-hashes -r {LOCKS[service]}" in found[install].rest
+    exactly = "--no-deps --only-binary :all: --require-hashes -r"
+    assert f"{exactly} {LOCKS[service]}" in found[install].rest
     assert install < code
 
 

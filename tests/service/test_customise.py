@@ -78,7 +78,7 @@ def typed(copy: Path, environ: dict[str, str]) -> Callable[[str], str]:
 
     def run(commands: str) -> str:
         # The environment is this one: a copy's own would be downloaded.
-        shell = f'set -eu; make() {{ command make READY= "$@"; }}\n{commands}'
+        shell = f'set -eu; make() {{ command make READY= DEV= "$@"; }}\n{commands}'
         done = subprocess.run(
             ["bash", "-c", shell],
             cwd=copy,

@@ -27,15 +27,30 @@ dev: $(READY) ## while you write: server, worker and HTTP caller, restarted by e
 	@$(RUN) tools/dev.py $(ARGS)
 
 test: check ## everything CI runs: check, then the tests on each server that is installed
+ifeq ($(strip $(ARGS)),)
+	$(PYTEST) -m "not alone" $(AT_ONCE)
+	$(PYTEST) -m alone
+	@if $(TWO_SERVERS); then echo "-- once more on redis-server: the tests that can tell it from Valkey"; \
+	  export WERK_TEST_SERVER=redis; $(PYTEST) -m "server and not alone" $(AT_ONCE) $(ON_BOTH) && \
+	  $(PYTEST) -m "server and alone" $(ON_BOTH); fi
+else
 	$(RUN) -m pytest $(ARGS)
-	@if [ -n "$${WERK_TEST_SERVER:-}" ]; then :; \
-	elif [ "$$($(RUN) -c 'from machine.embedded import available_servers as a; print(*a())')" = "valkey redis" ]; then \
-	  echo "-- once more on redis-server: the tests of what speaks to a server"; \
-	  WERK_TEST_SERVER=redis $(RUN) -m pytest -m server $(ON_BOTH) $(ARGS) $(if $(ARGS),|| [ $$? = 5 ]); \
-	else echo "-- only one kind of server is installed; the tests ran on that one"; fi
+	@if $(TWO_SERVERS); then echo "-- once more on redis-server"; \
+	  WERK_TEST_SERVER=redis $(RUN) -m pytest -m server $(ARGS) || [ $$? = 5 ]; fi
+endif
 
-# What speaks to a server itself; services and interop run on the first kind only.
-ON_BOTH = tests/contract tests/integration tests/acceptance
+PYTEST = $(RUN) -m pytest --durations=10
+# Tests mostly wait, so more of them run at once than there are processors; those marked `alone` do not.
+JOBS ?= 4
+AT_ONCE = -n $(JOBS) --dist worksteal
+# Valkey and redis-server are installed, and nobody has chosen one of them.
+TWO_SERVERS = [ -z "$${WERK_TEST_SERVER:-}" ] && \
+  [ "$$($(RUN) -c 'from machine.embedded import available_servers as a; print(*a())')" = "valkey redis" ]
+
+# What can tell one kind of server from the other: scripts, connections, waiting, files. All else
+# reaches the server through the ports that tests/contract holds to their promises.
+ON_BOTH = tests/contract tests/acceptance/test_wire_on_redis.py tests/integration/test_backends.py \
+  tests/integration/test_connection_*.py tests/integration/test_restarts.py tests/integration/test_waiting.py
 
 check: $(DEV) ## lint, format, types
 	$(RUN) -m ruff check .

@@ -1,8 +1,8 @@
 """
 What every test may ask for: a server, names of its own, a clock, patience.
 
-There is one real server for the whole run. Tests share it and never flush it:
-each has its own queue name, and what it leaves behind is looked at by
+There is one real server for the whole run, or one for each of xdist's processes. Tests share
+it and never flush it: each has its own queue name, and what it leaves behind is looked at by
 `no_leaked_keys` and then deleted by name.
 """
 
@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -42,6 +42,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         adapter = callspec.params.get("adapter") if callspec else None
         if "server" in getattr(item, "fixturenames", ()) or adapter == "redis":
             item.add_marker(pytest.mark.server)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Iterator[None]:
+    """Make a report that can be sent to xdist's main process: half a character cannot be."""
+    return sendable((yield))
+
+
+def sendable(value: Any) -> Any:
+    """Return a value in whose texts surrogates, which tests print on purpose, are escaped."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(sendable, value))
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +179,7 @@ def wait_until() -> Callable[..., object]:
 
 
 class FakeClock:
-    """A `machine.ports.clock.Clock` that moves when told to."""
+    """A `machine.clock.Clock` that moves when told to."""
 
     def __init__(self) -> None:
         self._wall_ns = 1_800_000_000 * 1_000_000_000

@@ -138,6 +138,9 @@ def test_every_lint_exception_has_its_reason() -> None:
 # -- CI ----------------------------------------------------------------------------------------
 
 
+CI_TARGETS = ["test", "interop", "k8s", "installs"]
+
+
 @pytest.fixture(scope="module")
 def workflow() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(read(".github/workflows/ci.yml"))
@@ -199,4 +202,6 @@ def test_the_ci_script_can_be_run() -> None:
     assert os.access(script, os.X_OK)
     assert script.read_text(encoding="utf-8").splitlines()[0] == "#!/usr/bin/env bash"
     assert "set -euo pipefail" in read(".ci/run")
-    assert re.findall(r"^make test$", read(".ci/run"), re.MULTILINE) == ["make test"]
+    called = re.findall(r'^(?:phase|start) "(make \S+)" (.+)$', read(".ci/run"), re.MULTILINE)
+    assert [command for _, command in called] == [f"make {target}" for target in CI_TARGETS]
+    assert [name for name, _ in called] == [command for _, command in called]

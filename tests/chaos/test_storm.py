@@ -27,6 +27,8 @@ from machine.registry import Registry
 from machine.results.group import GroupResult
 from machine.server import Server
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_S = 2.5
 #: Each worker's processes and slots: inline children, and threads.

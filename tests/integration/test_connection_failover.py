@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from machine.config import Config
     from machine.server import Server
 
+# A sentinel that gets no processor for two seconds takes no decision for half a minute.
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

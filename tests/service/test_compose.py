@@ -17,6 +17,8 @@ import redis
 
 from tests.service.compose_stack import APIS, WORKERS, Stack, engine_problem
 
+pytestmark = pytest.mark.alone
+
 Wait = Callable[..., Any]
 
 RIGHTS = r"""

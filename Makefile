@@ -26,7 +26,7 @@ demo: $(READY) ## the whole thing once: server, two workers, callers, then stop
 dev: $(READY) ## while you write: server, worker and HTTP caller, restarted by each change
 	@$(RUN) tools/dev.py $(ARGS)
 
-test: check ## everything CI runs: check, then the tests on each server that is installed
+test: check ## check, then the tests, on each server that is installed
 ifeq ($(strip $(ARGS)),)
 	$(PYTEST) -m "not alone" $(AT_ONCE)
 	$(PYTEST) -m alone

@@ -5,7 +5,8 @@ The wheels are downloaded once, from whatever index pip is set to; then an index
 127.0.0.1 serves them, and beside each a version that is newer than the lock. What comes out
 must not depend on it: an index always has newer versions, soon after a lock was written.
 
-oldest.lock is Debian 12's pip and stays; newest.lock is moved on by ``make lock``.
+oldest.lock has the pip that each Python comes with at the least (23.0.1 is Debian 12's), and
+stays; newest.lock is moved on by ``make lock``.
 """
 
 from __future__ import annotations
@@ -57,15 +58,26 @@ def run(
     )
 
 
-def pins(lock: Path) -> dict[str, tuple[str, Marker | None]]:
-    """Return name -> (version, where it is installed)."""
+class Pin(NamedTuple):
+    """A line of a lock; without a marker it is for every environment."""
+
+    name: str
+    version: str
+    marker: Marker | None
+
+    def is_for(self, environment: dict[str, str] | None = None) -> bool:
+        """Say whether it is installed there; by default, here."""
+        return self.marker is None or self.marker.evaluate(environment)
+
+
+def pins(lock: Path) -> list[Pin]:
     lines = re.findall(r"^(\S+)==(\S+)(?: ; (.+?))?(?: \\)?$", lock.read_text(), re.MULTILINE)
-    return {name: (version, Marker(text) if text else None) for name, version, text in lines}
+    return [Pin(name, version, Marker(text) if text else None) for name, version, text in lines]
 
 
-def pins_here(lock: Path) -> dict[str, str]:
-    found = pins(lock).items()
-    return {name: version for name, (version, where) in found if not where or where.evaluate()}
+def versions(lock: Path, environment: dict[str, str] | None = None) -> dict[str, str]:
+    """Return name -> version of what is installed in an environment; by default, here."""
+    return {pin.name: pin.version for pin in pins(lock) if pin.is_for(environment)}
 
 
 # -- what is downloaded ------------------------------------------------------------------------
@@ -97,7 +109,7 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def index(downloaded: Path) -> Iterator[Index]:
     wheels = list(downloaded.glob("*.whl"))
-    names = {name for lock in LOCKS for name in pins(ROOT / lock)}
+    names = {pin.name for lock in LOCKS for pin in pins(ROOT / lock)}
     # A build would ask for these.
     with Index(wheels, names | {"setuptools", "wheel", "hatchling"}) as served:
         yield served
@@ -161,7 +173,7 @@ def pips(downloaded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """Return oldest, newest -> the folder that pip is unpacked in."""
     folders = {}
     for age in ("oldest", "newest"):
-        version, _ = pins(HERE / f"{age}.lock")["pip"]
+        version = versions(HERE / f"{age}.lock")["pip"]
         folders[age] = tmp_path_factory.mktemp(f"pip-{age}")
         with zipfile.ZipFile(downloaded / f"pip-{version}-py3-none-any.whl") as wheel:
             wheel.extractall(folders[age])
@@ -214,7 +226,7 @@ def installed(environment: Path) -> dict[str, str]:
 
 def assert_exact(lock: str, environment: Path, installer: Installer, index: Index) -> None:
     """Hold what is installed, and what was downloaded, against the lock."""
-    wanted = pins_here(ROOT / lock)
+    wanted = versions(ROOT / lock)
     found = {k: v for k, v in installed(environment).items() if k not in BROUGHT_ALONG - {*wanted}}
     assert found == wanted
     downloads = {tuple(name.split("-")[:2]) for name in index.asked}
@@ -291,8 +303,8 @@ def install_line(dockerfile: str) -> str:
 class Locked:
     """A lock, what its packages ask for, and an environment it is for."""
 
-    def __init__(self, lock: str, wheels: Path, environment: Mapping[str, str]) -> None:
-        self._pins = pins(ROOT / lock)
+    def __init__(self, lock: str, wheels: Path, environment: dict[str, str]) -> None:
+        self._versions = versions(ROOT / lock, environment)
         self._wheels = wheels
         self._environment = environment
         self.missing: set[str] = set()
@@ -307,9 +319,8 @@ class Locked:
             if entry.marker and not entry.marker.evaluate(environment):
                 continue
             name = normalised(entry.name)
-            version, where = self._pins.get(name, ("", None))
-            is_here = version and (where is None or where.evaluate({**self._environment}))
-            if not is_here or not entry.specifier.contains(version, prereleases=True):
+            version = self._versions.get(name, "")
+            if not version or not entry.specifier.contains(version, prereleases=True):
                 self.missing.add(f"{asker} asks for {entry}; the lock has {version or 'none'}")
             for wanted in {"", *entry.extras}:
                 if (name, wanted) not in seen:

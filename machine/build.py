@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,7 +40,7 @@ from machine.runtime.settle import Terms
 from machine.runtime.supervisor.scheduler import Scheduler, Write
 from machine.runtime.supervisor.timetable import Inbox
 from machine.runtime.supervisor.worker import Live, Parts, Plan, Worker
-from machine.sending.messages import Outgoing
+from machine.sending.messages import MessageMaker
 from machine.sending.periodic import completed
 from machine.server import Server
 from machine.telemetry.metrics import TaskMetrics
@@ -236,13 +237,13 @@ def lock(config: Config) -> Lock | None:
 
 def _scheduler_of(owner: Server, marks: Ticker) -> Scheduler:
     """Return a scheduler of what is registered at a server, in the server's own process."""
-    outgoing = Outgoing(owner.config, owner.registry)
+    maker = MessageMaker.of(owner.config, owner.registry, keeps_states=owner.broker.keeps_states)
 
     def write(signatures: Sequence[Signature]) -> Any:
         if owner.before_publish is not None:
             for signature in signatures:
                 owner.before_publish(signature)
-        return outgoing.messages(signatures, keeps_states=owner.broker.keeps_states)
+        return maker.make(signatures, time.time_ns())
 
     def sent() -> None:
         if owner.after_enqueue is not None:
@@ -343,12 +344,14 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         return found
 
     def schedule(store: Backend, inbox: Inbox) -> Scheduler:
-        write = partial(outgoing.messages, keeps_states=keeps_states(config))
+        def write(signatures: Sequence[Signature]) -> Any:
+            return maker.make(signatures, time.time_ns())
+
         return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
 
     if config.tracing:
         tracing(config)  # what it needs is missing now, or never
-    outgoing = Outgoing(config, Registry())
+    maker = MessageMaker.of(config, Registry(), keeps_states=keeps_states(config))
     plan = Plan(
         name=name or config.worker_name or socket.gethostname(),
         processes=config.process_count,
@@ -366,7 +369,9 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         broker=lambda: broker(config, for_worker=True),
         backend=lambda: backend(config, for_worker=True),
         registry=collect,
-        timetable=lambda found: completed(found, Outgoing(config, found)),
+        timetable=lambda found: completed(
+            found, MessageMaker.of(config, found, keeps_states=keeps_states(config))
+        ),
         scheduler=schedule,
         watch=partial(_watch, config, plan.name),
     )

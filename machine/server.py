@@ -8,6 +8,7 @@ business. It speaks to their ports only, and knows neither URLs nor Redis.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -26,7 +27,7 @@ from machine.registry import Registry
 from machine.registry.task import Task
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
-from machine.sending.messages import Outgoing, judge, told
+from machine.sending.messages import MessageMaker, raise_refusals, with_ids
 from machine.sending.periodic import Scheduling
 from machine.sending.sending import UniqueSending
 from machine.sending.workflows import NO_GROUPS, Groups, WorkflowSending
@@ -72,7 +73,8 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
         self.after_enqueue: Callable[[], None] | None = None
         self.worker_factory: Callable[[Server, str, int], Any] | None = None
         self.backend = backend
-        super().__init__(self.registry, Outgoing(config, self.registry))
+        maker = MessageMaker.of(config, self.registry, keeps_states=broker.keeps_states)
+        super().__init__(self.registry, maker)
         for task in self.registry:
             task.bind_sender(self)
 
@@ -139,7 +141,7 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
             BrokerUnavailable: Redis did not answer. Sending again cannot send
                 twice if the id was given.
         """
-        own = self._outgoing.complete(copied(signature), alone=True)
+        own = self._messages.complete(copied(signature), alone=True)
         if (asked := unique_of(own)) is not None:
             return self._send_unique(own, asked)
         result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name, canceler=self)
@@ -152,7 +154,7 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
     async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]: ...
     async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]:
         """Do what `send_task` does, without blocking the event loop."""
-        own = self._outgoing.complete(copied(signature), alone=True)
+        own = self._messages.complete(copied(signature), alone=True)
         if (asked := unique_of(own)) is not None:
             return await self._asend_unique(own, asked)
         result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name, canceler=self)
@@ -202,11 +204,13 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
 
     def pending_tasks(self, queue: str = "") -> list[Signature]:
         """Return what is ready in a queue ("": the default one), next first, without taking it."""
-        return self._outgoing.readable(self.broker.pending(queue or self.config.default_queue))
+        return self._messages.decode_readable(
+            self.broker.pending(queue or self.config.default_queue)
+        )
 
     def delayed_tasks(self) -> list[Signature]:
         """Return what is due later, of all queues, earliest first."""
-        return self._outgoing.readable(self.broker.delayed())
+        return self._messages.decode_readable(self.broker.delayed())
 
     def close(self) -> None:
         """Close every connection; tasks bound to this server are let go."""
@@ -271,10 +275,12 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
                 backend.record(state)
             outcomes = self.broker.enqueue(messages)
         except BrokerUnavailable as error:
-            raise told(error, messages, keeps_states=self.broker.keeps_states) from error.__cause__
+            raise with_ids(
+                error, messages, keeps_states=self.broker.keeps_states
+            ) from error.__cause__
         if self.after_enqueue is not None:
             self.after_enqueue()
-        judge(messages, outcomes, self.config.max_queue_length)
+        raise_refusals(messages, outcomes, self.config.max_queue_length)
 
     async def _asend(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
         messages, states = self._written(signatures)
@@ -289,11 +295,13 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
                 await asyncio.to_thread(backend.record, state)
             outcomes = await self.broker.aenqueue(messages)
         except BrokerUnavailable as error:
-            raise told(error, messages, keeps_states=self.broker.keeps_states) from error.__cause__
+            raise with_ids(
+                error, messages, keeps_states=self.broker.keeps_states
+            ) from error.__cause__
         if self.after_enqueue is not None:
             # It runs tasks: neither may they block this loop, nor find it running.
             await asyncio.to_thread(self.after_enqueue)
-        judge(messages, outcomes, self.config.max_queue_length)
+        raise_refusals(messages, outcomes, self.config.max_queue_length)
 
     def _written(self, signatures: Sequence[Signature]) -> tuple[list[Message], list[TaskState]]:
         """Return the messages, and the PENDING states that the broker does not keep itself."""
@@ -304,7 +312,7 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
         if self.before_publish is not None:
             for signature in signatures:
                 self.before_publish(signature)
-        return self._outgoing.messages(signatures, keeps_states=self.broker.keeps_states)
+        return self._messages.make(signatures, time.time_ns())
 
 
 def _members_of(meta: GroupMeta, states: Sequence[TaskState]) -> list[TaskState]:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 from machine.results.task import AsyncResult
+from machine.sending.messages import MessageMaker
 from machine.sending.workflows import NO_GROUPS, Groups
 from machine.server import Server
 from machine.wire.headers import Unique
@@ -44,7 +45,9 @@ class WatchedServer(Server):
             stamps: Whether messages are to say when they were sent, whatever the settings say.
         """
         self._watchers = watchers
-        self._outgoing.stamps = self._outgoing.stamps or stamps
+        self._messages = MessageMaker.of(
+            self.config, self.registry, keeps_states=self.broker.keeps_states, stamps=stamps
+        )
 
     def _send(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
         with self._watched(signatures):

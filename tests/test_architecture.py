@@ -280,6 +280,13 @@ def test_only_the_store_imports_its_client(module: str) -> None:
 
 
 @every_module
+def test_the_runtime_takes_of_sending_only_how_messages_are_made(module: str) -> None:
+    parts = {name for name, _ in imports_of(module) if room_of(name) == "sending"}
+
+    assert room_of(module) != "runtime" or parts <= {"machine.sending.messages"}
+
+
+@every_module
 def test_only_wire_knows_json(module: str) -> None:
     tops = {name.partition(".")[0] for name, _ in imports_of(module)}
 

@@ -18,11 +18,11 @@ from machine.ports.broker import Broker
 from machine.ports.clock import Clock
 from machine.ports.moves import ChordShot, Finish, Member, Message, Verdict
 from machine.runtime.loop import Loop
-from machine.runtime.settle import Terms, fallen, not_run, to_messages
+from machine.runtime.settle import Terms, fallen, not_run
+from machine.sending.messages import MessageMaker
 from machine.wire.messages import decode_signature
-from machine.wire.signature import GroupMeta, Signature, State, TaskState
+from machine.wire.signature import GroupMeta, Signature, TaskState
 from machine.wire.states import encode_group, encode_state
-from machine.wire.text import now_text
 from machine.workflow.callbacks import chord_callback, follow_ups, never_run
 
 _log = logging.getLogger("machine.worker")
@@ -140,10 +140,9 @@ class Chords:
 
     def _messages(self, signatures: Sequence[Signature]) -> list[Message]:
         now_ns = self._clock.now_ns()
-        messages = to_messages(signatures, self._terms, now_ns)
-        if not self._terms.keeps_states:
-            for signature in signatures:
-                self._backend.record(_pending(signature, now_ns))
+        messages, states = MessageMaker(self._terms).make_follow_ups(signatures, now_ns)
+        for state in states:
+            self._backend.record(state)
         return messages
 
     def _failed(
@@ -175,15 +174,6 @@ class Chords:
 
 def _is_open(state: TaskState | None) -> bool:
     return state is None or not state.is_completed
-
-
-def _pending(callback: Signature, now_ns: int) -> TaskState:
-    return TaskState(
-        task_uuid=callback.uuid,
-        task_name=callback.name,
-        state=State.PENDING,
-        created_at=now_text(now_ns),
-    )
 
 
 class ChordSweep(Loop):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from machine.errors import MachineError, SignatureError, WireError
 from machine.execution import Again as RetryOutcome
 from machine.execution import Failed, Outcome, Succeeded
-from machine.ports.moves import Claim, Finish, Member, Message, Retry, Start
-from machine.wire.headers import attempt, inherit, restamp, set_expiry
-from machine.wire.limits import DELAYED_DEFAULT
+from machine.ports.moves import Claim, Finish, Member, Retry, Start
+from machine.sending.messages import MessageMaker, MessageRules
+from machine.wire.headers import attempt, inherit
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Attempt, Progress, Signature, State, TaskState, copied
 from machine.wire.states import (
@@ -32,26 +32,16 @@ _NOT_RUN = "not run: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(MessageRules):
     """
-    What settling needs to know of the configuration.
+    What settling needs to know of the settings: those of messages, and two more.
 
     Attributes:
-        default_queue: Where a callback without a routing key goes.
-        keeps_states: Whether the state is part of the move.
         max_result_bytes: A larger final state fails the task instead.
-        max_message_bytes: A larger callback fails the task instead.
-        allowed_queues: Queues that callbacks may name; empty = any valid name.
-        delayed_key: Name of the delayed set, which no id may have.
         shared_groups: Whether members of a group may run on Go workers too.
     """
 
-    default_queue: str = "machinery_tasks"
-    keeps_states: bool = True
     max_result_bytes: int = 1_048_576
-    max_message_bytes: int = 1_048_576
-    allowed_queues: frozenset[str] = frozenset()
-    delayed_key: str = DELAYED_DEFAULT
     shared_groups: bool = False
 
 
@@ -106,15 +96,15 @@ def _ended(
 ) -> Settled:
     move, state = _finish(claim, signature, outcome, terms)
     settled = Settled(move, state)
-    callbacks: list[Signature] = []
+    pending: list[TaskState] = []
     lost: list[TaskState] = []
     if isinstance(outcome, Failed) and signature.on_success:
         lost = _let_fall(move, signature, outcome, terms, now_ns)
     if signature.on_success or signature.on_error:
         callbacks = follow_ups(signature, outcome)
-        move.follow_ups = to_messages(callbacks, terms, now_ns)
+        move.follow_ups, pending = MessageMaker(terms).make_follow_ups(callbacks, now_ns)
     if not terms.keeps_states and signature.uuid:
-        settled.unkept = [*(_pending(callback, now_ns) for callback in callbacks), *lost, state]
+        settled.unkept = [*pending, *lost, state]
     return settled
 
 
@@ -299,47 +289,6 @@ def member_of(signature: Signature, queue: str, terms: Terms) -> Member | None:
         0 if terms.shared_groups else signature.group_task_count,
         encode_signature(callback),
         queue,
-    )
-
-
-def to_messages(signatures: Sequence[Signature], terms: Terms, now_ns: int) -> list[Message]:
-    """
-    Return signatures of our own making as messages with their PENDING states.
-
-    Raises:
-        SignatureError: One is too large, or names a queue that is not allowed.
-    """
-    return [_message(signature, terms, now_ns) for signature in signatures]
-
-
-def _message(signature: Signature, terms: Terms, now_ns: int) -> Message:
-    signature.routing_key = signature.routing_key or terms.default_queue
-    queue = signature.routing_key
-    if terms.allowed_queues and queue not in terms.allowed_queues:
-        raise SignatureError(
-            f"Callback '{signature.name}' names queue '{queue}', which is not one of "
-            f"allowed_queues: {', '.join(sorted(terms.allowed_queues))}."
-        )
-    set_expiry(signature, now_ns)
-    restamp(signature, now_ns)
-    payload = encode_signature(signature)
-    if len(payload) > terms.max_message_bytes:
-        raise SignatureError(
-            f"Callback '{signature.name}' is too large: {len(payload)} bytes, at most "
-            f"{terms.max_message_bytes} (max_message_bytes)."
-        )
-    pending = encode_state(_pending(signature, now_ns)) if terms.keeps_states else b""
-    eta_ns = signature.eta_ns
-    due_ns = eta_ns if eta_ns is not None and eta_ns > now_ns else 0
-    return Message(signature.uuid, queue, payload, pending, due_ns)
-
-
-def _pending(signature: Signature, now_ns: int) -> TaskState:
-    return TaskState(
-        task_uuid=signature.uuid,
-        task_name=signature.name,
-        state=State.PENDING,
-        created_at=now_text(now_ns),
     )
 
 

@@ -1,20 +1,19 @@
 """
-What a signature goes through before it is sent: filled in, checked, encoded.
+Signatures -> messages: filled in, checked, encoded, each with its PENDING state.
 
-Nothing is written before all of it is known to be good (bounds and names are
-`wire`'s to check). It decides nothing about when or how to send, and knows
-ports only by their values.
+There is one `MessageMaker` for everything that is queued: what callers send, what a
+scheduler sends, and what a worker sends after a task has ended. Nothing is written
+here, so a signature that cannot be sent leaves neither a group nor a state behind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import reprlib
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
-from machine.config import Config
 from machine.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -23,7 +22,6 @@ from machine.errors import (
     WireError,
 )
 from machine.ports.moves import Enqueued, Message
-from machine.registry import Registry
 from machine.wire import gotypes
 from machine.wire.headers import (
     ON_CRASH_HEADER,
@@ -35,33 +33,92 @@ from machine.wire.headers import (
 )
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.messages import decode_signature, encode_signature
-from machine.wire.signature import Arg, Signature, State, TaskState, copied, new_uuid
+from machine.wire.signature import Arg, Signature, TaskState, copied, new_uuid
 from machine.wire.states import STATE_TAIL, encode_state_head
 from machine.wire.text import now_text
 
+if TYPE_CHECKING:  # a worker's child imports this module, and needs neither settings nor YAML
+    from machine.config import Config
+    from machine.registry import Registry
 
-class Outgoing:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRules:
     """
-    The rules of one server: its default queue, its limits, its tasks.
-
-    Args:
-        config: The settings.
-        registry: Says which tasks are not to run again after a crash.
+    What the settings say about messages.
 
     Attributes:
-        stamps: Whether messages say when they were sent, so that waits can be measured.
+        default_queue: Where a signature without a routing key goes.
+        keeps_states: Whether messages carry their PENDING states, for the broker to write.
+        max_message_bytes: A larger message is refused.
+        allowed_queues: Queues that a worker may send follow-ups to; empty = any valid name.
+        delayed_key: Name of the delayed set, which no id may have.
     """
 
-    def __init__(self, config: Config, registry: Registry) -> None:
-        self._config = config
-        self._registry = registry
-        self.stamps = config.worker_metrics_port > 0
-        self._delayed_key = config.redis.delayed_tasks_key or DELAYED_DEFAULT
+    default_queue: str = "machinery_tasks"
+    keeps_states: bool = True
+    max_message_bytes: int = 1_048_576
+    allowed_queues: frozenset[str] = frozenset()
+    delayed_key: str = DELAYED_DEFAULT
 
-    def new_id(self, kind: str, queue: str) -> str:
-        """Return ``<kind>_<uuid4>``; on a cluster with the queue's slot in it."""
-        # There a state must lie where its queue does, or no script can write both.
-        return new_uuid(f"{kind}_{{{queue}}}" if self._config.redis.cluster_mode else kind)
+
+class MessageMaker:
+    """
+    Makes the messages of one program.
+
+    Args:
+        rules: Bounds and names.
+        at_most_once: Names of tasks that are not to run again after a crash; looked
+            at each time, so a registry may still add to it.
+        stamps: Whether messages say when they were sent, so that waits can be measured.
+        cluster_mode: Whether ids hold their queue's slot. On a cluster a state must lie
+            where its queue does, or no script can write both.
+    """
+
+    def __init__(
+        self,
+        rules: MessageRules,
+        *,
+        at_most_once: Container[str] = (),
+        stamps: bool = False,
+        cluster_mode: bool = False,
+    ) -> None:
+        self._rules = rules
+        self._at_most_once = at_most_once
+        self._stamp = stamp if stamps else restamp
+        self._cluster_mode = cluster_mode
+
+    @classmethod
+    def of(
+        cls, config: Config, registry: Registry, *, keeps_states: bool, stamps: bool = False
+    ) -> Self:
+        """
+        Return the maker that these settings ask for.
+
+        Args:
+            config: The settings.
+            registry: Says which tasks are not to run again after a crash.
+            keeps_states: See `MessageRules`.
+            stamps: Stamp messages even where the settings do not ask for it.
+        """
+        return cls(
+            MessageRules(
+                default_queue=config.default_queue,
+                keeps_states=keeps_states,
+                max_message_bytes=config.max_message_bytes,
+                delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
+            ),
+            at_most_once=registry.at_most_once,
+            stamps=stamps or config.worker_metrics_port > 0,
+            cluster_mode=config.redis.cluster_mode,
+        )
+
+    # -- before sending --------------------------------------------------------------------
+    def new_id(self, kind: str, queue: str = "") -> str:
+        """Return ``<kind>_<uuid4>``; on a cluster with the slot of ``queue`` (default: ours)."""
+        if not self._cluster_mode:
+            return new_uuid(kind)
+        return new_uuid(f"{kind}_{{{queue or self._rules.default_queue}}}")
 
     def complete(self, own: Signature, kind: str = "task", *, alone: bool = False) -> Signature:
         """
@@ -84,7 +141,7 @@ class Outgoing:
         return own
 
     def _fill(self, signature: Signature, kind: str) -> None:
-        signature.routing_key = signature.routing_key or self._config.default_queue
+        signature.routing_key = signature.routing_key or self._rules.default_queue
         signature.uuid = signature.uuid or self.new_id(kind, signature.routing_key)
         self._check(signature)
 
@@ -104,62 +161,6 @@ class Outgoing:
                 signature.chord_callback = copied(signature.chord_callback)
                 todo.append((signature.chord_callback, "chord"))
 
-    def messages(
-        self, signatures: Sequence[Signature], *, keeps_states: bool
-    ) -> tuple[list[Message], list[TaskState]]:
-        """
-        Return the messages, and those PENDING states that do not travel in them.
-
-        Args:
-            signatures: Complete ones.
-            keeps_states: Whether the broker writes the states.
-        """
-        now_ns = time.time_ns()
-        created_at = now_text(now_ns)
-        # One state for all: only uuid and name differ, and both stand before this.
-        tail = f'"CreatedAt":"{created_at}"'.encode() + STATE_TAIL
-        state = TaskState(task_uuid="", state=State.PENDING, created_at=created_at)
-        messages, states = [], []
-        for signature in signatures:
-            set_expiry(signature, now_ns)
-            (stamp if self.stamps else restamp)(signature, now_ns)
-            state.task_uuid, state.task_name = signature.uuid, signature.name
-            if not keeps_states:
-                states.append(replace(state))
-            eta_ns = signature.eta_ns
-            messages.append(
-                Message(
-                    signature.uuid,
-                    signature.routing_key,
-                    self._encoded(signature),
-                    encode_state_head(state) + tail if keeps_states else b"",
-                    eta_ns if eta_ns is not None and eta_ns > now_ns else 0,
-                )
-            )
-        return messages, states
-
-    def readable(self, payloads: Sequence[bytes]) -> list[Signature]:
-        """Return the signatures among these; a worker buries the rest when it meets it."""
-        found = []
-        most_bytes = self._config.max_message_bytes
-        for payload in payloads:
-            with contextlib.suppress(WireError):
-                signature = decode_signature(
-                    payload, most_bytes=most_bytes, delayed_key=self._delayed_key
-                )
-                found.append(signature)
-        return found
-
-    def _encoded(self, signature: Signature) -> bytes:
-        payload = encode_signature(signature, delayed_key=self._delayed_key)
-        if len(payload) > self._config.max_message_bytes:
-            raise SignatureError(
-                f"Task {signature.name!r} makes a message of {len(payload)} bytes; "
-                f"max_message_bytes is {self._config.max_message_bytes}. Send where the data is, "
-                "not the data."
-            )
-        return payload
-
     def _check(self, signature: Signature) -> None:
         if signature.uuid == signature.routing_key:
             # Its state would stand where the queue is: Machinery loses all its messages so.
@@ -167,11 +168,98 @@ class Outgoing:
                 f"Task {signature.name!r} has the name of its queue, {signature.uuid!r}, as its "
                 "id; leave it empty, or choose another."
             )
-        if signature.name in self._registry.at_most_once:
+        if signature.name in self._at_most_once:
             signature.headers = {ON_CRASH_HEADER: "fail", **(signature.headers or {})}
         if signature.headers:
             check_expiry(signature)
         _check_args(signature)
+
+    # -- making ----------------------------------------------------------------------------
+    def make(
+        self, signatures: Sequence[Signature], now_ns: int
+    ) -> tuple[list[Message], list[TaskState]]:
+        """
+        Return the messages, and those PENDING states that do not travel in them.
+
+        Args:
+            signatures: Complete ones; the times of expiry and sending are written into them.
+            now_ns: Unix nanoseconds; what has an ETA after it is delayed.
+
+        Raises:
+            SignatureError: One is too large, or holds what cannot be encoded.
+        """
+        created_at = now_text(now_ns)
+        # One state for all: only uuid and name differ, and both stand before this.
+        tail = f'"CreatedAt":"{created_at}"'.encode() + STATE_TAIL
+        state = TaskState.pending_id("", created_at)
+        messages, states = [], []
+        keeps_states = self._rules.keeps_states
+        for signature in signatures:
+            set_expiry(signature, now_ns)
+            self._stamp(signature, now_ns)
+            pending = b""
+            if keeps_states:
+                state.task_uuid, state.task_name = signature.uuid, signature.name
+                pending = encode_state_head(state) + tail
+            else:
+                states.append(TaskState.pending(signature, created_at))
+            eta_ns = signature.eta_ns
+            messages.append(
+                Message(
+                    signature.uuid,
+                    signature.routing_key,
+                    self._encode(signature),
+                    pending,
+                    eta_ns if eta_ns is not None and eta_ns > now_ns else 0,
+                )
+            )
+        return messages, states
+
+    def make_follow_ups(
+        self, signatures: Sequence[Signature], now_ns: int
+    ) -> tuple[list[Message], list[TaskState]]:
+        """
+        Do what `make` does, for what a worker sends after a task has ended.
+
+        They came in the task's own message, from anybody: so the queues they name are
+        checked here once more, and an empty one is the default one.
+
+        Raises:
+            SignatureError: As `make`, or one names a queue that is not allowed.
+        """
+        allowed = self._rules.allowed_queues
+        for signature in signatures:
+            queue = signature.routing_key = signature.routing_key or self._rules.default_queue
+            if allowed and queue not in allowed:
+                raise SignatureError(
+                    f"Callback '{signature.name}' names queue '{queue}', which is not one of "
+                    f"allowed_queues: {', '.join(sorted(allowed))}."
+                )
+        return self.make(signatures, now_ns)
+
+    def _encode(self, signature: Signature) -> bytes:
+        payload = encode_signature(signature, delayed_key=self._rules.delayed_key)
+        if len(payload) > self._rules.max_message_bytes:
+            raise SignatureError(
+                f"Task {signature.name!r} makes a message of {len(payload)} bytes; "
+                f"max_message_bytes is {self._rules.max_message_bytes}. Send where the data is, "
+                "not the data."
+            )
+        return payload
+
+    # -- reading ---------------------------------------------------------------------------
+    def decode_readable(self, payloads: Sequence[bytes]) -> list[Signature]:
+        """Return the signatures among these; a worker buries the rest when it meets it."""
+        found = []
+        for payload in payloads:
+            with contextlib.suppress(WireError):
+                signature = decode_signature(
+                    payload,
+                    most_bytes=self._rules.max_message_bytes,
+                    delayed_key=self._rules.delayed_key,
+                )
+                found.append(signature)
+        return found
 
 
 def _check_args(signature: Signature) -> None:
@@ -190,7 +278,7 @@ def _check_args(signature: Signature) -> None:
             signature.args[index] = Arg(kind, gotypes.coerce(kind, value, where), name)
 
 
-def told(
+def with_ids(
     error: BrokerUnavailable, messages: Sequence[Message], *, keeps_states: bool
 ) -> BrokerUnavailable:
     """Return the error with the ids: whether the messages arrived is unknown, and can be asked."""
@@ -201,7 +289,7 @@ def told(
     return BrokerUnavailable(f"{text}; look at its state before sending it again.")
 
 
-def judge(messages: Sequence[Message], outcomes: Sequence[Enqueued], limit: int) -> None:
+def raise_refusals(messages: Sequence[Message], outcomes: Sequence[Enqueued], limit: int) -> None:
     """
     Raise the first refusal among these outcomes; a known id is none.
 

@@ -7,6 +7,7 @@ looks at the clock is the runtime's business.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,13 +17,13 @@ from machine.periodic.entries import Entry, Ways, check_name
 from machine.periodic.marks import PeriodicState, states
 from machine.periodic.runs import run_of
 from machine.registry import Registry
+from machine.sending.messages import MessageMaker
 from machine.wire.signature import Signature
 from machine.workflow.pieces import Piece
 
 if TYPE_CHECKING:
     from machine.config import Config
     from machine.ports.periodic import Ticker
-    from machine.sending.messages import Outgoing  # which loads the settings, and with them YAML
 
 
 class Scheduling:
@@ -34,7 +35,7 @@ class Scheduling:
 
     Args:
         registry: Keeps the entries.
-        outgoing: Fills in and checks what is to be sent.
+        messages: Fills in and checks what is to be sent.
 
     Attributes:
         scheduler_factory: Makes a scheduler of the server; set by `build`.
@@ -44,9 +45,9 @@ class Scheduling:
 
     config: Config
 
-    def __init__(self, registry: Registry, outgoing: Outgoing) -> None:
+    def __init__(self, registry: Registry, messages: MessageMaker) -> None:
         self.registry = registry
-        self._outgoing = outgoing
+        self._messages = messages
         self._schedulers: list[Any] = []
         self._entered: list[Entry] = []
         self._whole: list[Entry] = []
@@ -201,20 +202,20 @@ class Scheduling:
         """Return what is registered here, each entry as it will be sent."""
         entered = list(self.registry.schedules.values())
         if entered != self._entered:
-            self._whole = completed(self.registry, self._outgoing)
+            self._whole = completed(self.registry, self._messages)
             self._entered = entered
         return self._whole
 
     def _register(self, entry: Entry) -> None:
-        whole = entry.completed(self._outgoing.complete)
+        whole = entry.completed(self._messages.complete)
         # Encoded once, for what only shows then: its size, values that JSON cannot hold.
-        self._outgoing.messages(run_of(whole, "", 0).signatures, keeps_states=False)
+        self._messages.make(run_of(whole, "", 0).signatures, time.time_ns())
         self.registry.add_schedule(entry)
 
 
-def completed(registry: Registry, outgoing: Outgoing) -> list[Entry]:
+def completed(registry: Registry, messages: MessageMaker) -> list[Entry]:
     """Return the entries of all tasks, each signature filled in and checked."""
-    return [entry.completed(outgoing.complete) for entry in registry.schedules.values()]
+    return [entry.completed(messages.complete) for entry in registry.schedules.values()]
 
 
 def _check_concurrency(send_concurrency: int) -> None:

@@ -17,7 +17,7 @@ from machine.errors import BrokerUnavailable, DuplicateTask, SignatureError
 from machine.ports.broker import Admitted, Broker
 from machine.ports.moves import Message
 from machine.results.task import AsyncResult
-from machine.sending.messages import judge, told
+from machine.sending.messages import raise_refusals, with_ids
 from machine.wire.headers import Unique
 from machine.wire.signature import Signature, TaskState
 
@@ -44,7 +44,7 @@ class UniqueSending(ABC):
         try:
             admitted = self.broker.enqueue_unique(message, asked.key, replace=replace)
         except BrokerUnavailable as error:
-            raise told(error, [message], keeps_states=True) from error.__cause__
+            raise with_ids(error, [message], keeps_states=True) from error.__cause__
         if self.after_enqueue is not None:
             self.after_enqueue()
         return self._admitted(own, asked, message, admitted)
@@ -56,7 +56,7 @@ class UniqueSending(ABC):
         try:
             admitted = await self.broker.aenqueue_unique(message, asked.key, replace=replace)
         except BrokerUnavailable as error:
-            raise told(error, [message], keeps_states=True) from error.__cause__
+            raise with_ids(error, [message], keeps_states=True) from error.__cause__
         if self.after_enqueue is not None:
             # It runs tasks: neither may they block this loop, nor find it running.
             await asyncio.to_thread(self.after_enqueue)
@@ -74,7 +74,7 @@ class UniqueSending(ABC):
     def _admitted(
         self, own: Signature, asked: Unique, message: Message, admitted: Admitted
     ) -> AsyncResult[Any]:
-        judge([message], [admitted.outcome], self.config.max_queue_length)
+        raise_refusals([message], [admitted.outcome], self.config.max_queue_length)
         if asked.on_duplicate == "refuse" and admitted.uuid != own.uuid:
             raise DuplicateTask(
                 f"Task {own.name!r} was not sent: task {admitted.uuid} with the same unique key "

@@ -19,8 +19,8 @@ from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
 from machine.sending.canceling import Canceling
-from machine.sending.messages import Outgoing
-from machine.wire.signature import GroupMeta, Signature, State, TaskState
+from machine.sending.messages import MessageMaker
+from machine.wire.signature import GroupMeta, Signature, TaskState
 from machine.wire.text import now_text
 from machine.workflow.pieces import Chain, Chord, Group, GroupChain, Piece, series, steps_of
 from machine.workflow.plan import Plan, Stage, plan
@@ -50,7 +50,7 @@ class WorkflowSending(Canceling, ABC):
     """The part of `Server` that sends workflows."""
 
     config: Config
-    _outgoing: Outgoing
+    _messages: MessageMaker
 
     @abstractmethod
     def _required(self) -> Backend:
@@ -152,7 +152,7 @@ class WorkflowSending(Canceling, ABC):
             raise SignatureError(
                 f"send_concurrency {send_concurrency} is out of bounds; give 0 or more."
             )
-        return plan(steps_of(piece), self._outgoing.complete, self._new_group_uuid)
+        return plan(steps_of(piece), self._messages.complete, self._new_group_uuid)
 
     def _groups(self, planned: Plan) -> Groups:
         """Return what is written before any of a workflow's messages."""
@@ -171,13 +171,11 @@ class WorkflowSending(Canceling, ABC):
         # A Go worker asks for the states of all members, and takes one without for an error.
         sent = {head.uuid for head in planned.heads}
         later = [uuid for meta in metas for uuid in meta.task_uuids if uuid not in sent]
-        ahead = [
-            TaskState(task_uuid=uuid, state=State.PENDING, created_at=created_at) for uuid in later
-        ]
+        ahead = [TaskState.pending_id(uuid, created_at) for uuid in later]
         return Groups(metas, planned.due_ns, ahead)
 
     def _new_group_uuid(self) -> str:
-        return self._outgoing.new_id("group", self.config.default_queue)
+        return self._messages.new_id("group")
 
     def _result(self, planned: Plan) -> ChainResult[Any] | GroupResult[Any]:
         backend, last, course = self._required(), planned.stages[-1], planned.course

@@ -147,6 +147,21 @@ class TaskState:
     progress: Progress | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
+    @classmethod
+    def pending(cls, signature: Signature, created_at: str) -> Self:
+        """Return the state of a task that is about to be queued; ``created_at`` is RFC 3339."""
+        return cls(
+            task_uuid=signature.uuid,
+            task_name=signature.name,
+            state=State.PENDING,
+            created_at=created_at,
+        )
+
+    @classmethod
+    def pending_id(cls, uuid: str, created_at: str) -> Self:
+        """Return the state of a task of which only the id is known yet: another task sends it."""
+        return cls(task_uuid=uuid, state=State.PENDING, created_at=created_at)
+
     @property
     def is_success(self) -> bool:
         """Whether the task ended well."""

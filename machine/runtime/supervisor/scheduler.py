@@ -26,7 +26,7 @@ from machine.ports.periodic import Lock, Marks, Tick, Ticked, Ticker
 from machine.redis.keys import periodic
 from machine.runtime.loop import Loop, Loops
 from machine.wire.limits import PERIODIC_LOCK_PREFIX
-from machine.wire.signature import Signature, State, TaskState
+from machine.wire.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
 #: Seconds between two looks at the own clock, and where an entry is due more often than that.
@@ -212,7 +212,8 @@ class Scheduler(Loop):
         sent = {signature.uuid for signature in run.signatures}
         for meta in run.metas:
             later = [u for u in meta.task_uuids if u not in sent] if self._writes_ahead else []
-            self._backend.record_group(meta, ahead=[_pending(u, meta.created_at) for u in later])
+            ahead = [TaskState.pending_id(uuid, meta.created_at) for uuid in later]
+            self._backend.record_group(meta, ahead=ahead)
         for state in states:
             # Another scheduler may have sent it already, and a worker may be at it.
             if self._backend.read([state.task_uuid])[0] is None:
@@ -284,10 +285,6 @@ class Scheduler(Loop):
 
 def _is_fast(schedule: Schedule) -> bool:
     return isinstance(schedule, Every) and schedule.period_ms < 1000
-
-
-def _pending(uuid: str, created_at: str) -> TaskState:
-    return TaskState(task_uuid=uuid, state=State.PENDING, created_at=created_at)
 
 
 def _moment(ms: int) -> str:

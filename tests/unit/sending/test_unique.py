@@ -174,7 +174,7 @@ def test_a_template_of_the_timetable_keeps_saying_how_long_each_run_may_wait() -
 
     [entry] = facade.timetable()
     runs = [run_of(entry, home, 1) for home in ("first", "second")]
-    texts = [facade._outgoing.messages(run.signatures, keeps_states=True)[0] for run in runs]
+    texts = [facade._messages.make(run.signatures, 0)[0] for run in runs]
 
     assert all(b'"x-expires-at":"' in messages[0].payload for messages in texts)
     assert entry.signatures[0].headers == {"x-expires-in": "60"}

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError
 from machine.registry import Registry
 from machine.runtime.supervisor.metrics import Exporter, bury, exposition
-from machine.sending.messages import Outgoing
+from machine.sending.messages import MessageMaker
 from machine.telemetry import VERSION
 from machine.telemetry.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
 from machine.telemetry.queues import queues_of
@@ -123,9 +124,9 @@ def test_each_queue_of_the_settings_is_looked_at_once() -> None:
 
 
 def stamped(config: Config, headers: dict[str, Any]) -> Any:
-    outgoing = Outgoing(config, Registry())
-    signature = outgoing.complete(Signature(name="add", headers=headers))
-    [message], _ = outgoing.messages([signature], keeps_states=True)
+    maker = MessageMaker.of(config, Registry(), keeps_states=True)
+    signature = maker.complete(Signature(name="add", headers=headers))
+    [message], _ = maker.make([signature], time.time_ns())
     return json.loads(message.payload)["Headers"]
 
 

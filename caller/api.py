@@ -64,8 +64,8 @@ def replica(config: Config) -> tuple[Service, ASGIApp]:
     registry = Registry()
     registry.collect(*config.tasks_modules)
     sent = metrics.counter(registry)
-    watchers = [] if sent is None else [sent]
-    service = Service(build.server(config, registry, retry_s=_PATIENCE_S, watchers=watchers))
+    instruments = [] if sent is None else [sent]
+    service = Service(build.server(config, registry, retry_s=_PATIENCE_S, instruments=instruments))
     more = [] if sent is None else [metrics.route(service, sent)]
     return service, make_app(service, config, more)
 

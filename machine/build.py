@@ -41,11 +41,11 @@ from machine.runtime.supervisor.scheduler import Scheduler, Write
 from machine.runtime.supervisor.timetable import Inbox
 from machine.runtime.supervisor.worker import Live, Parts, Plan, Worker
 from machine.sending.messages import MessageMaker
-from machine.sending.periodic import completed
+from machine.sending.periodic import complete_entries
+from machine.sending.sending import SendInstrument
 from machine.server import Server
 from machine.telemetry.metrics import TaskMetrics
 from machine.telemetry.tracing import Tracing
-from machine.watching import SendWatcher, WatchedServer
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.signature import Signature
 
@@ -74,7 +74,7 @@ def server(
     registry: Registry | None = None,
     *,
     retry_s: float = 30.0,
-    watchers: Sequence[SendWatcher] = (),
+    instruments: Sequence[SendInstrument] = (),
 ) -> Server:
     """
     Return a server for callers; nothing connects before the first use.
@@ -83,13 +83,21 @@ def server(
         config: The settings.
         registry: The tasks known; a new one by default.
         retry_s: Seconds that sending and reading keep trying while Redis is away.
-        watchers: Look on while it sends; `metrics.SentMetrics` is one.
+        instruments: Count what it sends, like `telemetry.metrics.SentMetrics`. Messages then say
+            when they were sent, so that workers can tell how long they waited.
     """
     registry = Registry() if registry is None else registry
     if config.broker == "eager":
-        return _eager_server(config, registry, watchers)
+        return _eager_server(config, registry, instruments)
     queues, results = broker(config, retry_s=retry_s), backend(config, retry_s=retry_s)
-    made = _facade(config, queues, results, registry, watchers)
+    made = Server(
+        config,
+        queues,
+        results,
+        registry,
+        instruments=_instruments(config, instruments),
+        stamps=bool(instruments),
+    )
     made.worker_factory = lambda owner, name, concurrency: worker(
         _fixed(config, worker_processes=1, worker_concurrency=concurrency),
         name=name,
@@ -100,22 +108,13 @@ def server(
     return made
 
 
-def _facade(
-    config: Config,
-    queues: Broker,
-    results: Backend,
-    registry: Registry,
-    watchers: Sequence[SendWatcher],
+def _instruments(config: Config, given: Sequence[SendInstrument]) -> list[SendInstrument]:
+    return [*given, tracing(config)] if config.tracing else [*given]
+
+
+def _eager_server(
+    config: Config, registry: Registry, instruments: Sequence[SendInstrument]
 ) -> Server:
-    if not watchers and not config.tracing:
-        return Server(config, queues, results, registry)
-    made = WatchedServer(config, queues, results, registry)
-    tracers = [tracing(config)] if config.tracing else []
-    made.watch([*watchers, *tracers], stamps=bool(watchers))
-    return made
-
-
-def _eager_server(config: Config, registry: Registry, watchers: Sequence[SendWatcher]) -> Server:
     clock = SystemClock()
     store = EagerBackend(clock=clock, results_expire_s=config.results_expire_in)
     queue = EagerBroker(
@@ -127,7 +126,14 @@ def _eager_server(config: Config, registry: Registry, watchers: Sequence[SendWat
         backend=store,
         ignore_eta=True,
     )
-    made = _facade(config, queue, store, registry, watchers)
+    made = Server(
+        config,
+        queue,
+        store,
+        registry,
+        instruments=_instruments(config, instruments),
+        stamps=bool(instruments),
+    )
     watch = _watch(config, "", "")
     runner = EagerRunner(queue, store, registry, terms(config), clock, queue.queues, watch)
     made.after_enqueue = runner.run
@@ -369,7 +375,7 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         broker=lambda: broker(config, for_worker=True),
         backend=lambda: backend(config, for_worker=True),
         registry=collect,
-        timetable=lambda found: completed(
+        timetable=lambda found: complete_entries(
             found, MessageMaker.of(config, found, keeps_states=keeps_states(config))
         ),
         scheduler=schedule,

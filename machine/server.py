@@ -1,44 +1,46 @@
 """
-The facade: register tasks, send signatures, look at queues and results.
+`Server`: what a caller uses to send tasks and to look at queues and results. It is no server.
 
-It joins the broker and the backend for sending; running is the runtime's
-business. It speaks to their ports only, and knows neither URLs nor Redis.
+The name, and those of its methods, are Machinery's. It only puts parts together: each
+method hands over to the one that knows how. The parts know the broker and the backend
+by their ports alone, so nothing here knows URLs or Redis. A method whose name begins
+with an ``a`` does what the one without it does, without blocking the event loop.
+
+More than 400 lines, because it is the one list of what a caller can do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from datetime import timedelta
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from machine.config import Config
-from machine.errors import (
-    BrokerUnavailable,
-    ConfigError,
-    ResultNotFound,
-)
-from machine.execution import running_task
+from machine.errors import ConfigError
+from machine.periodic.entries import Entry, Ways
+from machine.periodic.marks import PeriodicState
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
-from machine.ports.moves import Message
+from machine.ports.moves import Canceled
+from machine.ports.periodic import Ticker
 from machine.registry import Registry
 from machine.registry.task import Task
+from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
-from machine.sending.messages import MessageMaker, raise_refusals, with_ids
-from machine.sending.periodic import Scheduling
-from machine.sending.sending import UniqueSending
-from machine.sending.workflows import NO_GROUPS, Groups, WorkflowSending
-from machine.wire.headers import inherit, unique_of
-from machine.wire.signature import GroupMeta, Signature, TaskState, copied
-from machine.workflow.pieces import TypedSignature
+from machine.sending.canceling import Canceling
+from machine.sending.messages import MessageMaker
+from machine.sending.periodic import PeriodicTasks
+from machine.sending.sending import Sending, SendInstrument
+from machine.sending.workflows import WorkflowSending, chain_of
+from machine.wire.signature import Signature, TaskState
+from machine.workflow.pieces import Chain, Chord, Group, GroupChain, Piece, TypedSignature
 
 R = TypeVar("R")
 
 
-class Server(Scheduling, WorkflowSending, UniqueSending):
+class Server:
     """
     Machinery's Server: everything a caller needs, and the way to a worker.
 
@@ -50,13 +52,12 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
         broker: Where messages go.
         backend: Where results are read; without one nothing can be sent.
         registry: The tasks known here; a new one by default.
+        instruments: Count or trace what is sent, the first one outermost.
+        stamps: Whether messages say when they were sent, whatever the settings say.
 
     Attributes:
-        before_publish: Called with each signature about to be sent, complete with
-            its id, after which it may still be changed; for trace headers and the like
-            (Machinery's SetPreTaskHandler).
-        after_enqueue: Called after each send; eager mode runs the queue there.
         worker_factory: Makes a worker from (server, name, concurrency).
+        scheduler_factory: Makes a scheduler of the server.
     """
 
     def __init__(
@@ -65,18 +66,65 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
         broker: Broker,
         backend: Backend | None,
         registry: Registry | None = None,
+        *,
+        instruments: Sequence[SendInstrument] = (),
+        stamps: bool = False,
     ) -> None:
         self.config = config
         self.broker = broker
-        self.registry = Registry() if registry is None else registry
-        self.before_publish: Callable[[Signature], None] | None = None
-        self.after_enqueue: Callable[[], None] | None = None
-        self.worker_factory: Callable[[Server, str, int], Any] | None = None
         self.backend = backend
-        maker = MessageMaker.of(config, self.registry, keeps_states=broker.keeps_states)
-        super().__init__(self.registry, maker)
+        self.registry = Registry() if registry is None else registry
+        self.worker_factory: Callable[[Server, str, int], Any] | None = None
+        self.scheduler_factory: Callable[[Server], Any] | None = None
+        self._messages = MessageMaker.of(
+            config, self.registry, keeps_states=broker.keeps_states, stamps=stamps
+        )
+        self._canceling = Canceling(broker, backend)
+        self._sending = Sending(
+            self._messages,
+            broker,
+            backend,
+            self._canceling,
+            max_queue_length=config.max_queue_length,
+            instruments=instruments,
+        )
+        self._workflows = WorkflowSending(
+            self._sending, self._messages, self._canceling, writes_ahead=config.interop_groups
+        )
+        self._periodic = PeriodicTasks(self.registry, self._messages, config.default_queue)
         for task in self.registry:
             task.bind_sender(self)
+
+    @property
+    def before_publish(self) -> Callable[[Signature], None] | None:
+        """
+        Called with each signature about to be sent, complete with its id; it may change it.
+
+        For trace headers and the like; Machinery's SetPreTaskHandler.
+        """
+        return self._sending.before_publish
+
+    @before_publish.setter
+    def before_publish(self, call: Callable[[Signature], None] | None) -> None:
+        self._sending.before_publish = call
+
+    @property
+    def after_enqueue(self) -> Callable[[], None] | None:
+        """Called after each send; eager mode runs the queue there."""
+        return self._sending.after_enqueue
+
+    @after_enqueue.setter
+    def after_enqueue(self, call: Callable[[], None] | None) -> None:
+        self._sending.after_enqueue = call
+
+    @property
+    def ticker(self) -> Ticker | None:
+        """Keeps the timetable's marks, for canceling; set by `build`."""
+        return self._periodic.ticker
+
+    @ticker.setter
+    def ticker(self, ticker: Ticker | None) -> None:
+        self._periodic.ticker = ticker
 
     # -- tasks -----------------------------------------------------------------------------
     def register_task(self, name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
@@ -141,25 +189,240 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
             BrokerUnavailable: Redis did not answer. Sending again cannot send
                 twice if the id was given.
         """
-        own = self._messages.complete(copied(signature), alone=True)
-        if (asked := unique_of(own)) is not None:
-            return self._send_unique(own, asked)
-        result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name, canceler=self)
-        self._send([own])
-        return result
+        return self._sending.send_task(signature)
 
     @overload
     async def asend_task(self, signature: TypedSignature[R], /) -> AsyncResult[R]: ...
     @overload
     async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]: ...
     async def asend_task(self, signature: Signature, /) -> AsyncResult[Any]:
-        """Do what `send_task` does, without blocking the event loop."""
-        own = self._messages.complete(copied(signature), alone=True)
-        if (asked := unique_of(own)) is not None:
-            return await self._asend_unique(own, asked)
-        result: AsyncResult[Any] = AsyncResult(own.uuid, self._required(), own.name, canceler=self)
-        await self._asend([own])
+        return await self._sending.asend_task(signature)
+
+    @overload
+    def send_chain(self, chain: Chain[R], /) -> ChainResult[R]: ...
+    @overload
+    def send_chain(self, chain: GroupChain[R], /) -> GroupResult[R]: ...
+    @overload
+    def send_chain(self, chain: Sequence[Signature], /) -> ChainResult[Any]: ...
+    @overload
+    def send_chain(
+        self, chain: Sequence[Signature | Piece[Any]], /
+    ) -> ChainResult[Any] | GroupResult[Any]: ...
+    def send_chain(self, chain: Any, /) -> Any:
+        """
+        Send the first step of a chain, which carries the others as its callbacks.
+
+        Args:
+            chain: Or its steps: tasks, groups, and workflows of them.
+
+        Raises:
+            SignatureError: It cannot be sent as it is; nothing was written.
+        """
+        return self._workflows.send(chain_of(chain))
+
+    @overload
+    async def asend_chain(self, chain: Chain[R], /) -> ChainResult[R]: ...
+    @overload
+    async def asend_chain(self, chain: GroupChain[R], /) -> GroupResult[R]: ...
+    @overload
+    async def asend_chain(self, chain: Sequence[Signature], /) -> ChainResult[Any]: ...
+    @overload
+    async def asend_chain(
+        self, chain: Sequence[Signature | Piece[Any]], /
+    ) -> ChainResult[Any] | GroupResult[Any]: ...
+    async def asend_chain(self, chain: Any, /) -> Any:
+        return await self._workflows.asend(chain_of(chain))
+
+    def send_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
+        """
+        Send all members of a group, in order; of one that is a workflow, its first step.
+
+        Args:
+            group: The group; nothing is written for an empty one.
+            send_concurrency: Machinery's bound on parallel sends, ≥ 0. It is only
+                checked: all members go in one call.
+
+        Raises:
+            QueueFull: Some members did not fit; the others are sent.
+        """
+        result: GroupResult[R] = self._workflows.send(group, send_concurrency)
         return result
+
+    async def asend_group(self, group: Group[R], /, send_concurrency: int = 0) -> GroupResult[R]:
+        result: GroupResult[R] = await self._workflows.asend(group, send_concurrency)
+        return result
+
+    def send_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
+        """Send all members as `send_group` does; each carries the callback."""
+        result: ChordResult[R] = self._workflows.send(chord, send_concurrency)
+        return result
+
+    async def asend_chord(self, chord: Chord[R], /, send_concurrency: int = 0) -> ChordResult[R]:
+        result: ChordResult[R] = await self._workflows.asend(chord, send_concurrency)
+        return result
+
+    # -- canceling -------------------------------------------------------------------------
+    def cancel(self, uuid: str) -> bool:
+        """
+        Cancel a task that anybody sent: its state is FAILURE at once, with the error "canceled".
+
+        A task that has not started never runs, however long it waits. One that
+        runs is told (``current_task().canceled``), an ``async def`` one is
+        interrupted; whatever it returns is dropped. Its error callbacks are sent,
+        what was to follow its success is not. A Go worker does not ask, and runs it.
+
+        Returns:
+            True when it is canceled, now or before; false when it had ended.
+
+        Raises:
+            ResultNotFound: No state is kept under this id.
+            BrokerRefused: The id names a key of another kind.
+        """
+        return self._canceling.cancel(uuid)
+
+    async def acancel(self, uuid: str) -> bool:
+        return await self._canceling.acancel(uuid)
+
+    def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """
+        Cancel several tasks, each by itself, in one round trip.
+
+        Args:
+            uuids: Ids of tasks that were sent.
+            ahead: Ids of tasks that others are to send later: they never will be.
+
+        Returns:
+            What became of each: of ``uuids`` first, then of ``ahead``.
+        """
+        return self._canceling.cancel_all(uuids, ahead=ahead)
+
+    async def acancel_all(
+        self, uuids: Sequence[str], *, ahead: Sequence[str] = ()
+    ) -> list[Canceled]:
+        return await self._canceling.acancel_all(uuids, ahead=ahead)
+
+    # -- periodic tasks --------------------------------------------------------------------
+    def register_periodic_task(
+        self,
+        spec: str | timedelta,
+        name: str,
+        signature: Signature | Piece[Any],
+        **ways: Unpack[Ways],
+    ) -> None:
+        """
+        Send a task at each time of ``spec``, as Machinery's RegisterPeriodicTask does.
+
+        Workers made by this server see to it, and so does `start_scheduler`; a program
+        that does neither only checks it. Registering the same again changes nothing.
+
+        Args:
+            spec: When; see `periodic`.
+            name: What the timetable knows it by; one entry for each name.
+            signature: A template: each run is a copy with an id of its own. A workflow may
+                stand here, and wherever the other three take a signature, but for the callback.
+            ways: ``catch_up``, ``overlap`` and ``tz``, as for `periodic`.
+
+        Raises:
+            ConfigError: The specification means no times.
+            SignatureError: It cannot be sent, or the name is taken by something else.
+        """
+        self._periodic.register("task", spec, name, [signature], **ways)
+
+    def register_periodic_chain(
+        self,
+        spec: str | timedelta,
+        name: str,
+        *signatures: Signature | Piece[Any],
+        **ways: Unpack[Ways],
+    ) -> None:
+        """Send a chain at each time of ``spec``; see `register_periodic_task`."""
+        self._periodic.register("chain", spec, name, signatures, **ways)
+
+    def register_periodic_group(
+        self,
+        spec: str | timedelta,
+        name: str,
+        send_concurrency: int,
+        *signatures: Signature | Piece[Any],
+        **ways: Unpack[Ways],
+    ) -> None:
+        """Send a group at each time of ``spec``; ``send_concurrency`` is only checked."""
+        self._periodic.register(
+            "group", spec, name, signatures, send_concurrency=send_concurrency, **ways
+        )
+
+    def register_periodic_chord(
+        self,
+        spec: str | timedelta,
+        name: str,
+        send_concurrency: int,
+        callback: Signature,
+        *signatures: Signature | Piece[Any],
+        **ways: Unpack[Ways],
+    ) -> None:
+        """Send a group with a callback at each time of ``spec``; see the others."""
+        self._periodic.register(
+            "chord", spec, name, signatures, callback, send_concurrency=send_concurrency, **ways
+        )
+
+    def timetable(self) -> list[Entry]:
+        """Return what is registered here, each entry as it will be sent."""
+        return self._periodic.timetable()
+
+    def new_scheduler(self) -> Any:
+        """Return a scheduler of what is registered here; ``run_once(now_s)`` is one look."""
+        return self._periodic.add_scheduler(self.scheduler_factory, self)
+
+    def start_scheduler(self) -> Any:
+        """Send what is registered here from a thread until `close`; return what has ``stop()``."""
+        return self.new_scheduler().start()
+
+    def stop_schedulers(self) -> None:
+        """Stop every scheduler of this server."""
+        self._periodic.stop_schedulers()
+
+    def cancel_periodic(self, name: str) -> bool:
+        """
+        Let nothing be sent for an entry any more, by whichever scheduler, until `resume_periodic`.
+
+        It is kept in the store and so outlives every process. What was sent before still
+        runs; the times that pass meanwhile are over and never made up for.
+
+        Args:
+            name: The entry's; this program need not know it.
+
+        Returns:
+            Whether that changed something; false too if a lost answer had it asked twice.
+
+        Raises:
+            SignatureError: No entry can have this name.
+        """
+        return self._periodic.switch(name, canceled=True)
+
+    async def acancel_periodic(self, name: str) -> bool:
+        return await self._periodic.aswitch(name, canceled=True)
+
+    def resume_periodic(self, name: str) -> bool:
+        """
+        Let an entry be sent again, from now on: the opposite of `cancel_periodic`.
+
+        An interval counts from this moment. Arguments, answer and errors are the same.
+        """
+        return self._periodic.switch(name, canceled=False)
+
+    async def aresume_periodic(self, name: str) -> bool:
+        return await self._periodic.aswitch(name, canceled=False)
+
+    def periodic_tasks(self) -> list[PeriodicState]:
+        """
+        Return where each entry stands: those registered here, then what only the store knows.
+
+        Schedulers work by the store's clock, so these times are by that too.
+        """
+        return self._periodic.states()
+
+    async def aperiodic_tasks(self) -> list[PeriodicState]:
+        return await self._periodic.astates()
 
     # -- looking ---------------------------------------------------------------------------
     def result(self, uuid: str, *, may_come: bool = False) -> AsyncResult[Any]:
@@ -171,7 +434,8 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
             may_come: Whether it may be sent later, as the last task of a chain is:
                 waiting then does not take a missing state for a lost one.
         """
-        return AsyncResult(uuid, self._required(), may_come=may_come, canceler=self)
+        backend = self._sending.require_backend()
+        return AsyncResult(uuid, backend, may_come=may_come, canceler=self._canceling)
 
     def group_result(self, group_uuid: str) -> GroupResult[Any]:
         """
@@ -180,45 +444,35 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
         Raises:
             ResultNotFound: No members are written down under this id.
         """
-        backend = self._required()
-        meta = backend.read_group(group_uuid)
-        if meta is None:
-            raise ResultNotFound(
-                f"No group is kept under {group_uuid!r}: it was never sent, or it expired."
-            )
-        return GroupResult(
-            group_uuid, backend, meta.task_uuids, may_come=meta.nested, canceler=self
-        )
+        backend = self._sending.require_backend()
+        return GroupResult.of_sent(group_uuid, backend, canceler=self._canceling)
 
     async def agroup_result(self, group_uuid: str) -> GroupResult[Any]:
-        """Do what `group_result` does, without blocking the event loop."""
         return await asyncio.to_thread(self.group_result, group_uuid)
 
     def get_state(self, uuid: str) -> TaskState | None:
         """Return a task's state, or ``None`` when none is kept."""
-        return self._required().read([uuid])[0]
+        return self._sending.require_backend().read([uuid])[0]
 
     def purge_state(self, uuid: str) -> None:
         """Forget a task's state and result."""
-        self._required().purge_state(uuid)
+        self._sending.require_backend().purge_state(uuid)
 
     def pending_tasks(self, queue: str = "") -> list[Signature]:
         """Return what is ready in a queue ("": the default one), next first, without taking it."""
-        return self._messages.decode_readable(
-            self.broker.pending(queue or self.config.default_queue)
-        )
+        payloads = self.broker.pending(queue or self.config.default_queue)
+        return self._messages.decode_readable(payloads)
 
     def delayed_tasks(self) -> list[Signature]:
         """Return what is due later, of all queues, earliest first."""
         return self._messages.decode_readable(self.broker.delayed())
 
+    # -- the end ---------------------------------------------------------------------------
     def close(self) -> None:
         """Close every connection; tasks bound to this server are let go."""
         for task in self.registry:
             task.release_sender(self)
-        self.stop_schedulers()
-        if self.ticker is not None:
-            self.ticker.close()
+        self._periodic.close()
         self.broker.close()
         if self.backend is not None:
             self.backend.close()
@@ -226,8 +480,7 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
     async def aclose(self) -> None:
         """Do what `close` does, for the connections of the running event loop too."""
         await self.broker.aclose()
-        if self.ticker is not None:
-            await self.ticker.aclose()
+        await self._periodic.aclose()
         if self.backend is not None:
             await self.backend.aclose()
         self.close()
@@ -235,92 +488,11 @@ class Server(Scheduling, WorkflowSending, UniqueSending):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- sending ----------------------------------------------------------------------------
-    def _required(self) -> Backend:
-        if self.backend is None:
-            raise ConfigError(
-                "Result backend required: set result_backend to a Redis URL, or to null to keep "
-                "no results."
-            )
-        return self.backend
-
-    def _send(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
-        # Encoded first: what cannot be sent must not leave a group or a state behind.
-        messages, states = self._written(signatures)
-        backend = self._required()
-        try:
-            last_ns = _last_due_ns(signatures, groups.due_ns)
-            for meta in groups.metas:
-                backend.record_group(meta, due_ns=last_ns, ahead=_members_of(meta, groups.ahead))
-            for state in states:
-                backend.record(state)
-            outcomes = self.broker.enqueue(messages)
-        except BrokerUnavailable as error:
-            raise with_ids(
-                error, messages, keeps_states=self.broker.keeps_states
-            ) from error.__cause__
-        if self.after_enqueue is not None:
-            self.after_enqueue()
-        raise_refusals(messages, outcomes, self.config.max_queue_length)
-
-    async def _asend(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
-        messages, states = self._written(signatures)
-        backend = self._required()
-        try:
-            last_ns = _last_due_ns(signatures, groups.due_ns)
-            for meta in groups.metas:
-                await backend.arecord_group(
-                    meta, due_ns=last_ns, ahead=_members_of(meta, groups.ahead)
-                )
-            for state in states:
-                await asyncio.to_thread(backend.record, state)
-            outcomes = await self.broker.aenqueue(messages)
-        except BrokerUnavailable as error:
-            raise with_ids(
-                error, messages, keeps_states=self.broker.keeps_states
-            ) from error.__cause__
-        if self.after_enqueue is not None:
-            # It runs tasks: neither may they block this loop, nor find it running.
-            await asyncio.to_thread(self.after_enqueue)
-        raise_refusals(messages, outcomes, self.config.max_queue_length)
-
-    def _written(self, signatures: Sequence[Signature]) -> tuple[list[Message], list[TaskState]]:
-        """Return the messages, and the PENDING states that the broker does not keep itself."""
-        running = running_task.get()
-        if running is not None:
-            for signature in signatures:
-                inherit(running.signature, signature)
-        if self.before_publish is not None:
-            for signature in signatures:
-                self.before_publish(signature)
-        return self._messages.make(signatures, time.time_ns())
-
-
-def _members_of(meta: GroupMeta, states: Sequence[TaskState]) -> list[TaskState]:
-    if not states:
-        return []
-    members = set(meta.task_uuids)
-    return [state for state in states if state.task_uuid in members]
-
-
-def _last_due_ns(signatures: Sequence[Signature], due_ns: int) -> int:
-    return max(due_ns, *(signature.eta_ns or 0 for signature in signatures))

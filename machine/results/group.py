@@ -169,6 +169,23 @@ class GroupResult(Workflow, Generic[R_co]):
         self._may_come = may_come
         self._steps = list(steps)
 
+    @classmethod
+    def of_sent(
+        cls, group_uuid: str, backend: Backend, *, canceler: Canceler | None = None
+    ) -> Self:
+        """
+        Return the results of a group that anybody sent: its members are read from the backend.
+
+        Raises:
+            ResultNotFound: No members are kept under this id.
+        """
+        meta = backend.read_group(group_uuid)
+        if meta is None:
+            raise ResultNotFound(
+                f"No group is kept under {group_uuid!r}: it was never sent, or it expired."
+            )
+        return cls(group_uuid, backend, meta.task_uuids, may_come=meta.nested, canceler=canceler)
+
     @property
     def id(self) -> str:
         """Return the group's uuid."""

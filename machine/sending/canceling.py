@@ -1,9 +1,10 @@
 """
 Canceling what was sent, by its id: queued, delayed, retrying or running, from anywhere.
 
-One step in Redis where results are kept beside the queues; elsewhere the state
-is recorded first and the mark set second. What a worker does about it is its
-own business (`runtime.marks`).
+Canceling sets a mark that workers look for, and makes the task's state a failure. Where
+results are kept beside the queues, one script does both. Elsewhere the state is
+recorded first: if this process dies between the two, a worker still runs the task, but
+the state stays "canceled", because the first final state is never written over.
 """
 
 from __future__ import annotations
@@ -21,73 +22,41 @@ from machine.wire.states import CANCELED
 
 class Canceling:
     """
-    The part of a server that cancels.
+    Cancels tasks: a `Canceler` for handles.
 
-    Attributes:
+    Args:
         broker: Where the messages are.
         backend: Where the states are.
     """
 
-    broker: Broker
-    backend: Backend | None
+    def __init__(self, broker: Broker, backend: Backend | None) -> None:
+        self._broker, self._backend = broker, backend
 
     def cancel(self, uuid: str) -> bool:
-        """
-        Cancel a task that anybody sent: its state is FAILURE at once, with the error "canceled".
-
-        A task that has not started never runs, however long it waits. One that
-        runs is told (``current_task().canceled``), an ``async def`` one is
-        interrupted; whatever it returns is dropped. Its error callbacks are sent,
-        what was to follow its success is not. A Go worker does not ask, and runs it.
-
-        Args:
-            uuid: The task's id.
-
-        Returns:
-            True when it is canceled, now or before; false when it had ended.
-
-        Raises:
-            ResultNotFound: No state is kept under this id.
-            BrokerRefused: The id names a key of another kind.
-        """
-        return _verdict(uuid, self.cancel_all([uuid])[0])
+        return _was_canceled(uuid, self.cancel_all([uuid])[0])
 
     async def acancel(self, uuid: str) -> bool:
-        """Do what `cancel` does, without blocking the event loop."""
-        return _verdict(uuid, (await self.acancel_all([uuid]))[0])
+        return _was_canceled(uuid, (await self.acancel_all([uuid]))[0])
 
     def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
-        """
-        Cancel several tasks, each by itself, in one round trip.
-
-        Args:
-            uuids: Ids of tasks that were sent.
-            ahead: Ids of tasks that others are to send later: they never will be.
-
-        Returns:
-            What became of each: of ``uuids`` first, then of ``ahead``.
-        """
-        if self.broker.keeps_states or not (uuids or ahead):
-            return self.broker.cancel(uuids, ahead=ahead)
+        if self._broker.keeps_states or not (uuids or ahead):
+            return self._broker.cancel(uuids, ahead=ahead)
         codes = self._record(uuids, ahead)
-        marked = [u for u, code in zip([*uuids, *ahead], codes, strict=True) if _is_done(code)]
-        self.broker.cancel(marked)
+        self._broker.cancel(_ids_to_mark(uuids, ahead, codes))
         return codes
 
     async def acancel_all(
         self, uuids: Sequence[str], *, ahead: Sequence[str] = ()
     ) -> list[Canceled]:
-        """Do what `cancel_all` does, without blocking the event loop."""
-        if self.broker.keeps_states or not (uuids or ahead):
-            return await self.broker.acancel(uuids, ahead=ahead)
+        if self._broker.keeps_states or not (uuids or ahead):
+            return await self._broker.acancel(uuids, ahead=ahead)
         codes = await asyncio.to_thread(self._record, uuids, ahead)
-        marked = [u for u, code in zip([*uuids, *ahead], codes, strict=True) if _is_done(code)]
-        await self.broker.acancel(marked)
+        await self._broker.acancel(_ids_to_mark(uuids, ahead, codes))
         return codes
 
     def _record(self, uuids: Sequence[str], ahead: Sequence[str]) -> list[Canceled]:
         """Record the states where they are kept elsewhere; the first final one stays."""
-        backend = self.backend
+        backend = self._backend
         if backend is None:
             raise ConfigError("Result backend required: a canceled task is known by its state.")
         everyone = [*uuids, *ahead]
@@ -105,11 +74,14 @@ class Canceling:
         return codes
 
 
-def _is_done(code: Canceled) -> bool:
-    return code is Canceled.DONE
+def _ids_to_mark(
+    uuids: Sequence[str], ahead: Sequence[str], codes: Sequence[Canceled]
+) -> list[str]:
+    everyone = zip([*uuids, *ahead], codes, strict=True)
+    return [uuid for uuid, code in everyone if code is Canceled.DONE]
 
 
-def _verdict(uuid: str, code: Canceled) -> bool:
+def _was_canceled(uuid: str, code: Canceled) -> bool:
     if code is Canceled.UNKNOWN:
         raise ResultNotFound(
             f"No state is kept under {uuid!r}: nothing was sent under this id, or it expired."

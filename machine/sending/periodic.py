@@ -1,192 +1,125 @@
 """
-How entries get into the timetable: ``@periodic`` above a task, or a server's four methods.
+A caller's timetable: what is registered, the schedulers that send it, what is canceled.
 
-What is entered is checked here and now, so that a slip shows at the start and not at night. Who
-looks at the clock is the runtime's business.
+An entry is checked when it is registered, so that a mistake shows when the program
+starts and not at night. `machine.runtime.supervisor.scheduler` looks at the clock.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
-from machine.errors import ConfigError, SignatureError
-from machine.periodic.entries import Entry, Ways, check_name
+from machine.errors import ConfigError
+from machine.periodic.entries import Entry, Kind, Ways, check_name
 from machine.periodic.marks import PeriodicState, states
 from machine.periodic.runs import run_of
+from machine.ports.periodic import Ticker
 from machine.registry import Registry
 from machine.sending.messages import MessageMaker
-from machine.wire.signature import Signature
-from machine.workflow.pieces import Piece
-
-if TYPE_CHECKING:
-    from machine.config import Config
-    from machine.ports.periodic import Ticker
+from machine.sending.workflows import check_concurrency
 
 
-class Scheduling:
+class PeriodicTasks:
     """
-    The timetable's side of a server, which is one.
-
-    Workers made by this server see to what is registered here, and so does `start_scheduler`;
-    a program that does neither only checks it. Registering the same again changes nothing.
+    The periodic tasks of one server.
 
     Args:
         registry: Keeps the entries.
         messages: Fills in and checks what is to be sent.
+        home: Queue whose keys hold the timetable: the default queue.
 
     Attributes:
-        scheduler_factory: Makes a scheduler of the server; set by `build`.
-        ticker: Keeps the timetable's marks, for canceling; set by `build`.
-        config: The settings.
+        ticker: Keeps the timetable's marks; ``None`` until `build` sets it.
     """
 
-    config: Config
-
-    def __init__(self, registry: Registry, messages: MessageMaker) -> None:
-        self.registry = registry
-        self._messages = messages
+    def __init__(self, registry: Registry, messages: MessageMaker, home: str) -> None:
+        self._registry, self._messages, self._home = registry, messages, home
         self._schedulers: list[Any] = []
-        self._entered: list[Entry] = []
-        self._whole: list[Entry] = []
-        self.scheduler_factory: Callable[[Any], Any] | None = None
+        self._registered: list[Entry] = []
+        self._completed: list[Entry] = []
         self.ticker: Ticker | None = None
 
-    def register_periodic_task(
+    # -- what is sent ----------------------------------------------------------------------
+    def register(
         self,
+        kind: Kind,
         spec: str | timedelta,
         name: str,
-        signature: Signature | Piece[Any],
+        signatures: Sequence[Any],
+        callback: Any = None,
+        *,
+        send_concurrency: int = 0,
         **ways: Unpack[Ways],
     ) -> None:
         """
-        Send a task at each time of ``spec``, as Machinery's RegisterPeriodicTask does.
+        Check an entry and add it; registering the same again changes nothing.
 
         Args:
+            kind: What the signatures are together.
             spec: When; see `periodic`.
-            name: What the timetable knows it by; one entry for each name.
-            signature: A template: each run is a copy with an id of its own. A workflow may
-                stand here, and wherever the other three take a signature, but for the callback.
-            ways: ``catch_up``, ``overlap`` and ``tz``, as for `periodic`.
+            name: What the timetable knows it by.
+            signatures: Templates, or workflows.
+            callback: The chord's.
+            send_concurrency: See `check_concurrency`.
+            ways: ``catch_up``, ``overlap`` and ``tz``.
 
         Raises:
             ConfigError: The specification means no times.
             SignatureError: It cannot be sent, or the name is taken by something else.
         """
-        self._register(Entry.of("task", spec, name, [signature], **ways))
+        check_concurrency(send_concurrency)
+        entry = Entry.of(kind, spec, name, signatures, callback, **ways)
+        completed = entry.completed(self._messages.complete)
+        # Encoded once, for what only shows then: its size, values that JSON cannot hold.
+        self._messages.make(run_of(completed, "", 0).signatures, time.time_ns())
+        self._registry.add_schedule(entry)
 
-    def register_periodic_chain(
-        self,
-        spec: str | timedelta,
-        name: str,
-        *signatures: Signature | Piece[Any],
-        **ways: Unpack[Ways],
-    ) -> None:
-        """Send a chain at each time of ``spec``; see `register_periodic_task`."""
-        self._register(Entry.of("chain", spec, name, signatures, **ways))
+    def timetable(self) -> list[Entry]:
+        """Return what is registered, each entry as it will be sent."""
+        # A scheduler asks several times a second; entries hardly ever change.
+        registered = list(self._registry.schedules.values())
+        if registered != self._registered:
+            self._completed = complete_entries(self._registry, self._messages)
+            self._registered = registered
+        return self._completed
 
-    def register_periodic_group(
-        self,
-        spec: str | timedelta,
-        name: str,
-        send_concurrency: int,
-        *signatures: Signature | Piece[Any],
-        **ways: Unpack[Ways],
-    ) -> None:
-        """Send a group at each time of ``spec``; ``send_concurrency`` is only checked."""
-        _check_concurrency(send_concurrency)
-        self._register(Entry.of("group", spec, name, signatures, **ways))
-
-    def register_periodic_chord(
-        self,
-        spec: str | timedelta,
-        name: str,
-        send_concurrency: int,
-        callback: Signature,
-        *signatures: Signature | Piece[Any],
-        **ways: Unpack[Ways],
-    ) -> None:
-        """Send a group with a callback at each time of ``spec``; see the others."""
-        _check_concurrency(send_concurrency)
-        self._register(Entry.of("chord", spec, name, signatures, callback, **ways))
-
-    def new_scheduler(self) -> Any:
-        """Return a scheduler of what is registered here; ``run_once(now_s)`` is one look."""
-        if self.scheduler_factory is None:
+    # -- schedulers ------------------------------------------------------------------------
+    def add_scheduler(self, factory: Callable[[Any], Any] | None, owner: Any) -> Any:
+        """Make a scheduler of ``owner``, to be stopped with the others."""
+        if factory is None:
             raise ConfigError(
                 "This server cannot make schedulers; make it by machine.connect(), which can."
             )
-        made = self.scheduler_factory(self)
+        made = factory(owner)
         self._schedulers.append(made)
         return made
 
-    def start_scheduler(self) -> Any:
-        """
-        Send what is registered here at its times, from a thread, until `close`.
-
-        Returns:
-            The scheduler, which has a ``stop()``.
-        """
-        return self.new_scheduler().start()
-
     def stop_schedulers(self) -> None:
-        """Stop every scheduler of this server."""
+        """Stop every scheduler that was made here."""
         while self._schedulers:
             self._schedulers.pop().stop()
 
-    def cancel_periodic(self, name: str) -> bool:
-        """
-        Let nothing be sent for an entry any more, by whichever scheduler, until `resume_periodic`.
-
-        It is kept in the store and so outlives every process. What was sent before still
-        runs; the times that pass meanwhile are over and never made up for.
-
-        Args:
-            name: The entry's; this program need not know it.
-
-        Returns:
-            Whether that changed something; false too if a lost answer had it asked twice.
-
-        Raises:
-            SignatureError: No entry can have this name.
-        """
-        return self._ticker_for(name).switch(self._home, name, canceled=True)
-
-    async def acancel_periodic(self, name: str) -> bool:
-        """Do what `cancel_periodic` does, without blocking the event loop."""
-        return await self._ticker_for(name).aswitch(self._home, name, canceled=True)
-
-    def resume_periodic(self, name: str) -> bool:
-        """
-        Let an entry be sent again, from now on: the opposite of `cancel_periodic`.
-
-        An interval counts from this moment. Arguments, answer and errors are the same.
-        """
-        return self._ticker_for(name).switch(self._home, name, canceled=False)
-
-    async def aresume_periodic(self, name: str) -> bool:
-        """Do what `resume_periodic` does, without blocking the event loop."""
-        return await self._ticker_for(name).aswitch(self._home, name, canceled=False)
-
-    def periodic_tasks(self) -> list[PeriodicState]:
-        """
-        Return where each entry stands: those registered here, then what only the store knows.
-
-        Schedulers work by the store's clock, so these times are by that too.
-        """
-        return states(self.timetable(), *self._needed_ticker().marks(self._home))
-
-    async def aperiodic_tasks(self) -> list[PeriodicState]:
-        """Do what `periodic_tasks` does, without blocking the event loop."""
-        return states(self.timetable(), *await self._needed_ticker().amarks(self._home))
-
-    def _ticker_for(self, name: str) -> Ticker:
+    # -- the store -------------------------------------------------------------------------
+    def switch(self, name: str, *, canceled: bool) -> bool:
+        """Cancel an entry, or let it go on; say whether it was otherwise before."""
         check_name(name)
-        return self._needed_ticker()
+        return self._require_ticker().switch(self._home, name, canceled=canceled)
 
-    def _needed_ticker(self) -> Ticker:
+    async def aswitch(self, name: str, *, canceled: bool) -> bool:
+        check_name(name)
+        return await self._require_ticker().aswitch(self._home, name, canceled=canceled)
+
+    def states(self) -> list[PeriodicState]:
+        """Return where each entry stands: those registered, then what only the store knows."""
+        return states(self.timetable(), *self._require_ticker().marks(self._home))
+
+    async def astates(self) -> list[PeriodicState]:
+        return states(self.timetable(), *await self._require_ticker().amarks(self._home))
+
+    def _require_ticker(self) -> Ticker:
         if self.ticker is None:
             raise ConfigError(
                 "This server does not know where its timetable is; make it by "
@@ -194,32 +127,17 @@ class Scheduling:
             )
         return self.ticker
 
-    @property
-    def _home(self) -> str:
-        return self.config.default_queue
+    # -- the end ---------------------------------------------------------------------------
+    def close(self) -> None:
+        self.stop_schedulers()
+        if self.ticker is not None:
+            self.ticker.close()
 
-    def timetable(self) -> list[Entry]:
-        """Return what is registered here, each entry as it will be sent."""
-        entered = list(self.registry.schedules.values())
-        if entered != self._entered:
-            self._whole = completed(self.registry, self._messages)
-            self._entered = entered
-        return self._whole
-
-    def _register(self, entry: Entry) -> None:
-        whole = entry.completed(self._messages.complete)
-        # Encoded once, for what only shows then: its size, values that JSON cannot hold.
-        self._messages.make(run_of(whole, "", 0).signatures, time.time_ns())
-        self.registry.add_schedule(entry)
+    async def aclose(self) -> None:
+        if self.ticker is not None:
+            await self.ticker.aclose()
 
 
-def completed(registry: Registry, messages: MessageMaker) -> list[Entry]:
+def complete_entries(registry: Registry, messages: MessageMaker) -> list[Entry]:
     """Return the entries of all tasks, each signature filled in and checked."""
     return [entry.completed(messages.complete) for entry in registry.schedules.values()]
-
-
-def _check_concurrency(send_concurrency: int) -> None:
-    if send_concurrency < 0:
-        raise SignatureError(
-            f"send_concurrency {send_concurrency} is out of bounds; give 0 or more."
-        )

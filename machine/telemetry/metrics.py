@@ -155,7 +155,7 @@ class TaskMetrics:
 
 class SentMetrics:
     """
-    What a caller counts: a `SendWatcher`. Turns the library's ``_created`` series off.
+    What a caller counts: a `SendInstrument`. Turns the library's ``_created`` series off.
 
     Args:
         knows: Says of a task's name whether it is registered.

@@ -289,7 +289,7 @@ def test_a_caller_shows_what_it_sent_and_what_is_in_the_queues(site: Any) -> Non
         redis=RedisConfig(delayed_tasks_key=f"{site.queue}.delayed"),
     )
     sent = SentMetrics(lambda name: name == "known")
-    with build.server(config, Registry(), watchers=[sent]) as server:
+    with build.server(config, Registry(), instruments=[sent]) as server:
         server.send_task(Signature(name="known"))
         server.send_task(Signature(name="known", headers={"x-sent-at": "1"}))
         server.send_task(Signature(name="whatever"))
@@ -313,7 +313,7 @@ def test_a_caller_shows_what_it_sent_and_what_is_in_the_queues(site: Any) -> Non
 def test_a_caller_whose_redis_is_away_shows_the_rest_and_counts_it() -> None:
     config = Config(broker=f"redis://127.0.0.1:{free_port()}/0")
     sent = SentMetrics(lambda _name: True)
-    with build.server(config, Registry(), watchers=[sent], retry_s=0) as server:
+    with build.server(config, Registry(), instruments=[sent], retry_s=0) as server:
         with pytest.raises(Exception, match="may have been sent or not"):
             server.send_task(Signature(name="known"))
         body, _ = exposition(sent, server.broker, server.backend, queues_of(config))

@@ -669,8 +669,7 @@ class Canceler(Canceling):
     """Cancels in a backend alone, and writes down what it is asked."""
 
     def __init__(self, backend: EagerBackend) -> None:
-        self.backend = backend
-        self.broker = EagerBroker(clock=SystemClock(), backend=backend)
+        super().__init__(EagerBroker(clock=SystemClock(), backend=backend), backend)
         self.asked: list[tuple[list[str], list[str]]] = []
 
     def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:

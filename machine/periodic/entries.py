@@ -18,7 +18,7 @@ from machine.errors import SignatureError
 from machine.periodic.cron import Schedule, parse, spec_text
 from machine.wire.signature import Signature, copied
 from machine.workflow.pieces import Chord, Group, series, steps_of
-from machine.workflow.plan import Plan, plan
+from machine.workflow.plan import WorkflowPlan, make_plan
 
 Kind = Literal["task", "chain", "group", "chord", "workflow"]
 CatchUp = Literal["latest", "skip", "all"]
@@ -171,7 +171,7 @@ def check_name(name: str) -> None:
         )
 
 
-def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> Plan:
+def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> WorkflowPlan:
     """Return what these come to; the same ids whoever asks, and for whichever time."""
     numbers = count()
 
@@ -187,14 +187,14 @@ def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> Pla
 
     try:
         if kind == "group":
-            return plan(steps_of(Group(pieces)), named, group_uuid)
+            return make_plan(steps_of(Group(pieces)), named, group_uuid)
         if kind == "chord":
-            return plan(steps_of(Chord(Group(pieces), callback)), named, group_uuid)
-        return plan(series(pieces).steps, named, group_uuid)
+            return make_plan(steps_of(Chord(Group(pieces), callback)), named, group_uuid)
+        return make_plan(series(pieces).steps, named, group_uuid)
     except SignatureError as error:
         raise SignatureError(f"Schedule {name!r}: {error}") from error
 
 
-def _outline(planned: Plan) -> Outline:
+def _outline(planned: WorkflowPlan) -> Outline:
     groups = [PlannedGroup(g.group_uuid, tuple(g.uuids), g.at_once) for g in planned.groups]
-    return Outline(tuple(planned.course.uuids), tuple(groups))
+    return Outline(tuple(planned.graph.uuids), tuple(groups))

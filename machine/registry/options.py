@@ -69,7 +69,7 @@ class TaskHeaders:
         try:
             policy(on_duplicate)
             if expires is not None:
-                self._always |= options.expiry(expires)
+                self._always |= options.make_expiry_headers(expires)
         except SignatureError as error:
             raise SignatureError(f"Task {name!r}: {error}") from None
         self._on_duplicate = on_duplicate

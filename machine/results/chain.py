@@ -1,4 +1,10 @@
-"""The handles of chains and chords: the last result, or the failure of a task before it."""
+"""
+The handles of chains and chords: the last result, or the failure of a task before it.
+
+Only the first tasks have a state from the start; workers send the others. So a missing
+state means "not sent yet" as long as any state of the workflow is kept, and "lost" once
+none is. That is looked at before waiting, which could otherwise last for ever.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +13,47 @@ from typing import Any, TypeVar
 
 from machine.errors import ResultNotFound
 from machine.ports.backend import Backend
-from machine.results.group import Course, GroupResult, Workflow
+from machine.results.group import GroupResult, TaskGraph, Workflow
 from machine.results.task import (
     AsyncResult,
     Canceler,
     closing,
-    raise_if_failed,
+    extract_values,
     refuse_inside_a_task,
 )
 from machine.wire.signature import TaskState
-from machine.wire.states import state_results
 
 R_co = TypeVar("R_co", covariant=True)
 
 
 class _LastResult(Workflow, AsyncResult[R_co]):
-    """A result that is the last one of several: any other's failure is its own failure."""
+    """The result of the last of several tasks; the failure of any of them is its failure."""
 
-    __slots__ = ("_course",)
+    __slots__ = ("_graph",)
 
     def __init__(
         self,
         uuid: str,
         backend: Backend,
-        course: Course,
+        graph: TaskGraph,
         task_name: str = "",
         *,
         canceler: Canceler | None = None,
     ) -> None:
         super().__init__(uuid, backend, task_name, canceler=canceler)
-        self._course = course
+        self._graph = graph
 
     @property
     def members(self) -> list[AsyncResult[Any]]:
         """Return a handle for each task, each behind those it follows."""
-        return [self._member(uuid) for uuid in self._course.uuids]
+        return [self._member(uuid) for uuid in self._graph.uuids]
 
     def touch(self) -> list[Any] | None:
         """Look once at all tasks; as `AsyncResult.touch`, and any failure is raised."""
-        return _touched(self._verdict(self._backend.read(self._course.uuids)))
+        return extract_values(self._deciding_state(self._backend.read(self._graph.uuids)))
 
     async def atouch(self) -> list[Any] | None:
-        """Do what `touch` does, without blocking the event loop."""
-        return _touched(self._verdict(await self._backend.aread(self._course.uuids)))
+        return extract_values(self._deciding_state(await self._backend.aread(self._graph.uuids)))
 
     def as_completed(
         self, timeout: float | None = None, *, allow_in_task: bool = False
@@ -61,12 +65,11 @@ class _LastResult(Workflow, AsyncResult[R_co]):
     def aas_completed(
         self, timeout: float | None = None, *, allow_in_task: bool = False
     ) -> AsyncIterator[AsyncResult[Any]]:
-        """Do what `as_completed` does, without blocking the event loop."""
         refuse_inside_a_task(allow_in_task=allow_in_task)
         return self._aas_completed(timeout)
 
     def _member(self, uuid: str, state: TaskState | None = None) -> AsyncResult[Any]:
-        later = uuid in self._course.causes
+        later = uuid in self._graph.causes
         handle: AsyncResult[Any] = AsyncResult(
             uuid, self._backend, may_come=later, canceler=self._canceler
         )
@@ -75,22 +78,23 @@ class _LastResult(Workflow, AsyncResult[R_co]):
         return handle
 
     def _as_completed(self, timeout: float | None) -> Iterator[AsyncResult[Any]]:
-        uuids = self._course.uuids
-        self._first_look(self._backend.read(uuids))
+        uuids = self._graph.uuids
+        self._look_before_waiting(self._backend.read(uuids))
         left = dict.fromkeys(uuids)
         for state in self._backend.completed(uuids, timeout, missing_ok=True):
             del left[state.task_uuid]
             yield self._member(state.task_uuid, state)
             if state.task_uuid == self.uuid:
                 break
-        # The others ended before it. What has expired since would be waited for in vain.
+        # The last task has ended, so the others have too. They are read and not waited for:
+        # a state that has expired since would never come.
         for rest in self._backend.read(list(left)):
             if rest is not None and rest.is_completed:
                 yield self._member(rest.task_uuid, rest)
 
     async def _aas_completed(self, timeout: float | None) -> AsyncIterator[AsyncResult[Any]]:
-        uuids = self._course.uuids
-        self._first_look(await self._backend.aread(uuids))
+        uuids = self._graph.uuids
+        self._look_before_waiting(await self._backend.aread(uuids))
         left = dict.fromkeys(uuids)
         async with closing(self._backend.acompleted(uuids, timeout, missing_ok=True)) as states:
             async for state in states:
@@ -102,7 +106,7 @@ class _LastResult(Workflow, AsyncResult[R_co]):
             if rest is not None and rest.is_completed:
                 yield self._member(rest.task_uuid, rest)
 
-    def _verdict(self, states: Sequence[TaskState | None]) -> TaskState | None:
+    def _deciding_state(self, states: Sequence[TaskState | None]) -> TaskState | None:
         """
         Return the state that decides the whole, or ``None`` when it is still open.
 
@@ -118,20 +122,20 @@ class _LastResult(Workflow, AsyncResult[R_co]):
         return state.is_failure or state.task_uuid == self.uuid
 
     def _final(self, timeout: float | None) -> TaskState:
-        uuids = self._course.uuids
-        found = self._first_look(self._backend.read(uuids))
+        uuids = self._graph.uuids
+        found = self._look_before_waiting(self._backend.read(uuids))
         if found is None:
             for state in self._backend.completed(uuids, timeout, missing_ok=True):
                 if self._is_news(state):
                     found = state
                     break
             if found is None or found.is_failure:
-                found = self._verdict(self._backend.read(uuids))
-        return self._found(found)
+                found = self._deciding_state(self._backend.read(uuids))
+        return self._keep_last(found)
 
     async def _afinal(self, timeout: float | None) -> TaskState:
-        uuids = self._course.uuids
-        found = self._first_look(await self._backend.aread(uuids))
+        uuids = self._graph.uuids
+        found = self._look_before_waiting(await self._backend.aread(uuids))
         if found is None:
             async with closing(self._backend.acompleted(uuids, timeout, missing_ok=True)) as states:
                 async for state in states:
@@ -139,24 +143,20 @@ class _LastResult(Workflow, AsyncResult[R_co]):
                         found = state
                         break
             if found is None or found.is_failure:
-                found = self._verdict(await self._backend.aread(uuids))
-        return self._found(found)
+                found = self._deciding_state(await self._backend.aread(uuids))
+        return self._keep_last(found)
 
-    def _first_look(self, states: Sequence[TaskState | None]) -> TaskState | None:
+    def _look_before_waiting(self, states: Sequence[TaskState | None]) -> TaskState | None:
         if all(state is None for state in states):
             raise self._nothing_kept(self.uuid)
-        return self._verdict(states)
+        return self._deciding_state(states)
 
-    def _found(self, state: TaskState | None) -> TaskState:
+    def _keep_last(self, state: TaskState | None) -> TaskState:
         if state is None:
             raise ResultNotFound(f"The states of {self.uuid!r} expired while they were read.")
         if state.task_uuid == self.uuid:
             self._state = state
         return state
-
-
-def _touched(state: TaskState | None) -> list[Any] | None:
-    return None if state is None else state_results(raise_if_failed(state))
 
 
 class ChainResult(_LastResult[R_co]):
@@ -176,13 +176,13 @@ class ChainResult(_LastResult[R_co]):
         self,
         uuid: str,
         backend: Backend,
-        course: Course,
+        graph: TaskGraph,
         task_name: str = "",
         *,
         steps: Sequence[AsyncResult[Any] | GroupResult[Any]] = (),
         canceler: Canceler | None = None,
     ) -> None:
-        super().__init__(uuid, backend, course, task_name, canceler=canceler)
+        super().__init__(uuid, backend, graph, task_name, canceler=canceler)
         self.steps: list[AsyncResult[Any] | GroupResult[Any]] = list(steps)
 
 
@@ -204,12 +204,12 @@ class ChordResult(_LastResult[R_co]):
         uuid: str,
         backend: Backend,
         group: GroupResult[Any],
-        course: Course,
+        graph: TaskGraph,
         task_name: str = "",
         *,
         canceler: Canceler | None = None,
     ) -> None:
-        super().__init__(uuid, backend, course, task_name, canceler=canceler)
+        super().__init__(uuid, backend, graph, task_name, canceler=canceler)
         self.group = group
 
     @property

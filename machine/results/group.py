@@ -1,4 +1,4 @@
-"""The handle of a group, and what all handles of several tasks share."""
+"""The handle of a group, and what the handles of groups, chains and chords share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from machine.results.task import (
     one_value,
     raise_if_failed,
     refuse_inside_a_task,
-    required,
+    require_canceler,
 )
 from machine.wire.signature import State, TaskState
 from machine.wire.states import state_results
 
 
-class Course(NamedTuple):
+class TaskGraph(NamedTuple):
     """
     The tasks of a workflow, and which follow which.
 
@@ -38,12 +38,12 @@ class Course(NamedTuple):
 
     @classmethod
     def of_chain(cls, uuids: Sequence[str]) -> Self:
-        """Return the course of tasks one after another."""
+        """Return the graph of tasks one after another."""
         return cls(uuids, uuids[:1], {after: [before] for before, after in pairwise(uuids)})
 
     @classmethod
     def of_group(cls, uuids: Sequence[str], callback: str = "") -> Self:
-        """Return the course of tasks side by side, and perhaps one after all of them."""
+        """Return the graph of tasks side by side, and perhaps one after all of them."""
         if not callback:
             return cls(uuids, uuids, {})
         return cls([*uuids, callback], uuids, {callback: uuids})
@@ -55,7 +55,7 @@ class Workflow:
     __slots__ = ()
     _backend: Backend
     _canceler: Canceler | None
-    _course: Course
+    _graph: TaskGraph
 
     def failures(self) -> list[TaskState]:
         """
@@ -63,11 +63,10 @@ class Workflow:
 
         Tasks that never ran because one before them failed are not among them.
         """
-        return self._failed(self._backend.read(self._course.uuids))
+        return self._first_failures(self._backend.read(self._graph.uuids))
 
     async def afailures(self) -> list[TaskState]:
-        """Do what `failures` does, without blocking the event loop."""
-        return self._failed(await self._backend.aread(self._course.uuids))
+        return self._first_failures(await self._backend.aread(self._graph.uuids))
 
     def cancel(self) -> bool:
         """
@@ -78,22 +77,23 @@ class Workflow:
         Returns:
             True when a task is canceled, now or before; false when all had ended.
         """
-        first = self._course.first
-        return Canceled.DONE in required(self._canceler).cancel_all(first, ahead=self._later())
-
-    async def acancel(self) -> bool:
-        """Do what `cancel` does, without blocking the event loop."""
-        first = self._course.first
-        codes = await required(self._canceler).acancel_all(first, ahead=self._later())
+        first = self._graph.first
+        codes = require_canceler(self._canceler).cancel_all(first, ahead=self._list_later())
         return Canceled.DONE in codes
 
-    def _later(self) -> list[str]:
-        first = set(self._course.first)
-        return [uuid for uuid in self._course.uuids if uuid not in first]
+    async def acancel(self) -> bool:
+        first = self._graph.first
+        codes = await require_canceler(self._canceler).acancel_all(first, ahead=self._list_later())
+        return Canceled.DONE in codes
 
-    def _failed(self, states: Iterable[TaskState | None]) -> list[TaskState]:
+    def _list_later(self) -> list[str]:
+        first = set(self._graph.first)
+        return [uuid for uuid in self._graph.uuids if uuid not in first]
+
+    def _first_failures(self, states: Iterable[TaskState | None]) -> list[TaskState]:
+        """Return the failures that no other failure caused."""
         failed = {state.task_uuid: state for state in states if state and state.is_failure}
-        causes = self._course.causes
+        causes = self._graph.causes
         return [
             state
             for uuid, state in failed.items()
@@ -130,12 +130,12 @@ class GroupResult(Workflow, Generic[R_co]):
         group_uuid: The group's id.
         backend: Where the states are.
         uuids: The members' ids.
-        course: All tasks of the workflow that this group ends; any failure among
+        graph: All tasks of the workflow that this group ends; any failure among
             them is the group's. The members alone by default.
         may_come: Whether members may be sent later, so that a missing state is not
             taken for a lost one.
         steps: Handles of the workflow's steps, the last one this group's.
-        canceler: What cancels.
+        canceler: Cancels the tasks.
 
     Attributes:
         group_uuid: The group's id.
@@ -143,8 +143,14 @@ class GroupResult(Workflow, Generic[R_co]):
     """
 
     __slots__ = (
-        *("_backend", "_by_uuid", "_canceler", "_course", "_may_come", "_steps"),
-        *("group_uuid", "members"),
+        "_backend",
+        "_by_uuid",
+        "_canceler",
+        "_graph",
+        "_may_come",
+        "_steps",
+        "group_uuid",
+        "members",
     )
 
     def __init__(
@@ -153,7 +159,7 @@ class GroupResult(Workflow, Generic[R_co]):
         backend: Backend,
         uuids: Iterable[str],
         *,
-        course: Course | None = None,
+        graph: TaskGraph | None = None,
         may_come: bool = False,
         steps: Sequence[AsyncResult[Any] | GroupResult[Any]] = (),
         canceler: Canceler | None = None,
@@ -165,7 +171,7 @@ class GroupResult(Workflow, Generic[R_co]):
         self._by_uuid = {member.uuid: member for member in self.members}
         self._backend = backend
         self._canceler = canceler
-        self._course = course or Course.of_group(list(self._by_uuid))
+        self._graph = graph or TaskGraph.of_group(list(self._by_uuid))
         self._may_come = may_come
         self._steps = list(steps)
 
@@ -202,16 +208,14 @@ class GroupResult(Workflow, Generic[R_co]):
         return self._backend.read(self._uuids())
 
     async def astates(self) -> list[TaskState | None]:
-        """Do what `states` does, without blocking the event loop."""
         return await self._backend.aread(self._uuids())
 
     def progress(self) -> GroupProgress:
         """Look once at all members, in one round trip, and count them."""
-        return _counted(self.states())
+        return _count_members(self.states())
 
     async def aprogress(self) -> GroupProgress:
-        """Do what `progress` does, without blocking the event loop."""
-        return _counted(await self.astates())
+        return _count_members(await self.astates())
 
     def touch(self) -> list[R_co] | None:
         """
@@ -223,11 +227,10 @@ class GroupResult(Workflow, Generic[R_co]):
         Raises:
             TaskFailed: A task of the workflow failed.
         """
-        return self._touched(self._backend.read(self._course.uuids))
+        return self._extract_all(self._backend.read(self._graph.uuids))
 
     async def atouch(self) -> list[R_co] | None:
-        """Do what `touch` does, without blocking the event loop."""
-        return self._touched(await self._backend.aread(self._course.uuids))
+        return self._extract_all(await self._backend.aread(self._graph.uuids))
 
     # -- waiting ---------------------------------------------------------------------------
     def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> list[R_co]:
@@ -246,12 +249,12 @@ class GroupResult(Workflow, Generic[R_co]):
         """
         refuse_inside_a_task(allow_in_task=allow_in_task)
         if self._is_wider():
-            self._look_first(self._backend.read(self._course.uuids))
+            self._require_any_state(self._backend.read(self._graph.uuids))
         left = set(self._by_uuid)
-        watched = self._backend.completed(self._course.uuids, timeout, missing_ok=self._may_come)
+        watched = self._backend.completed(self._graph.uuids, timeout, missing_ok=self._may_come)
         for state in watched if left else ():
             if state.is_failure and self._is_wider():
-                self._raise_first(self._backend.read(self._course.uuids))
+                self._raise_first_failure(self._backend.read(self._graph.uuids))
             if self._is_last(state, left):
                 break
         return self._values()
@@ -259,17 +262,16 @@ class GroupResult(Workflow, Generic[R_co]):
     async def aget(
         self, timeout: float | None = None, *, allow_in_task: bool = False
     ) -> list[R_co]:
-        """Do what `get` does, without blocking the event loop."""
         refuse_inside_a_task(allow_in_task=allow_in_task)
         if self._is_wider():
-            self._look_first(await self._backend.aread(self._course.uuids))
+            self._require_any_state(await self._backend.aread(self._graph.uuids))
         left = set(self._by_uuid)
         async with closing(
-            self._backend.acompleted(self._course.uuids, timeout, missing_ok=self._may_come)
+            self._backend.acompleted(self._graph.uuids, timeout, missing_ok=self._may_come)
         ) as watched:
             async for state in watched:
                 if state.is_failure and self._is_wider():
-                    self._raise_first(await self._backend.aread(self._course.uuids))
+                    self._raise_first_failure(await self._backend.aread(self._graph.uuids))
                 if self._is_last(state, left):
                     break
         return self._values()
@@ -284,25 +286,25 @@ class GroupResult(Workflow, Generic[R_co]):
     def aas_completed(
         self, timeout: float | None = None, *, allow_in_task: bool = False
     ) -> AsyncIterator[AsyncResult[R_co]]:
-        """Do what `as_completed` does, without blocking the event loop."""
+        """Yield as `as_completed` does, without blocking the event loop."""
         refuse_inside_a_task(allow_in_task=allow_in_task)
         return self._aas_completed(timeout)
 
     def _as_completed(self, timeout: float | None) -> Iterator[AsyncResult[R_co]]:
         if self._is_wider():
-            self._look_first(self._backend.read(self._course.uuids))
+            self._require_any_state(self._backend.read(self._graph.uuids))
         uuids = self._uuids()
         for state in self._backend.completed(uuids, timeout, missing_ok=self._may_come):
-            yield self._ended(state)
+            yield self._take_ended(state)
 
     async def _aas_completed(self, timeout: float | None) -> AsyncIterator[AsyncResult[R_co]]:
         if self._is_wider():
-            self._look_first(await self._backend.aread(self._course.uuids))
+            self._require_any_state(await self._backend.aread(self._graph.uuids))
         async with closing(
             self._backend.acompleted(self._uuids(), timeout, missing_ok=self._may_come)
         ) as states:
             async for state in states:
-                yield self._ended(state)
+                yield self._take_ended(state)
 
     # -- the parts ---------------------------------------------------------------------------
     def _uuids(self) -> list[str]:
@@ -310,18 +312,18 @@ class GroupResult(Workflow, Generic[R_co]):
 
     def _is_wider(self) -> bool:
         """Say whether there are tasks before the members, whose states say more."""
-        return len(self._course.uuids) > len(self._by_uuid)
+        return len(self._graph.uuids) > len(self._by_uuid)
 
-    def _look_first(self, states: Sequence[TaskState | None]) -> None:
+    def _require_any_state(self, states: Sequence[TaskState | None]) -> None:
         if all(state is None for state in states):
             raise self._nothing_kept(self.group_uuid)
 
-    def _raise_first(self, states: Sequence[TaskState | None]) -> None:
+    def _raise_first_failure(self, states: Sequence[TaskState | None]) -> None:
         for state in states:
             if state is not None:
                 raise_if_failed(state)
 
-    def _ended(self, state: TaskState) -> AsyncResult[R_co]:
+    def _take_ended(self, state: TaskState) -> AsyncResult[R_co]:
         member = self._by_uuid[state.task_uuid]
         member.take(state)
         return member
@@ -330,15 +332,15 @@ class GroupResult(Workflow, Generic[R_co]):
         """Take a final state, which is a good one, and say whether no member is left."""
         raise_if_failed(state)
         if state.task_uuid in left:
-            self._ended(state)
+            self._take_ended(state)
             left.remove(state.task_uuid)
         return not left
 
     def _values(self) -> list[R_co]:
         return [cast(R_co, one_value(member.touch() or ())) for member in self.members]
 
-    def _touched(self, states: Sequence[TaskState | None]) -> list[R_co] | None:
-        self._raise_first(states)
+    def _extract_all(self, states: Sequence[TaskState | None]) -> list[R_co] | None:
+        self._raise_first_failure(states)
         of_members = {state.task_uuid: state for state in states if state and state.is_success}
         if any(uuid not in of_members for uuid in self._by_uuid):
             return None
@@ -360,7 +362,7 @@ class GroupResult(Workflow, Generic[R_co]):
         return f"<GroupResult {self.group_uuid}: {len(self.members)} members: {seen}{more}>"
 
 
-def _counted(states: Sequence[TaskState | None]) -> GroupProgress:
+def _count_members(states: Sequence[TaskState | None]) -> GroupProgress:
     kept = [state for state in states if state is not None]
     return GroupProgress(
         total=len(states),

@@ -1,8 +1,7 @@
 """
 The handle of one task: it knows an id, and can wait for the value.
 
-Handles read through the backend port and never poll; how a backend learns of
-a change is its own business. Nothing here sends, and nothing here knows Redis.
+Handles read and wait through the `Backend` port and never poll. They send nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ T = TypeVar("T")
 
 
 class Canceler(Protocol):
-    """What can cancel: the server. Each method has an asyncio twin with an ``a`` in front."""
+    """Cancels tasks. Each method has an asyncio twin with an ``a`` in front."""
 
     def cancel(self, uuid: str) -> bool:
-        """Cancel one task; false when it had ended."""
+        """Cancel one task; true when it is canceled, false when it had ended."""
         ...
 
     def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
-        """Cancel several, those of ``ahead`` also where nothing was sent yet."""
+        """Cancel several in one round trip, those of ``ahead`` before they are sent."""
         ...
 
     async def acancel(self, uuid: str) -> bool:
@@ -46,7 +45,7 @@ class Canceler(Protocol):
 
 def refuse_inside_a_task(*, allow_in_task: bool) -> None:
     """
-    Let a task wait for others only where it says so.
+    Refuse to wait inside a running task, unless the caller says ``allow_in_task``.
 
     Raises:
         SignatureError: A task runs here, and does not say so.
@@ -80,6 +79,13 @@ def raise_if_failed(state: TaskState) -> TaskState:
     raise kind(error, uuid=state.task_uuid, task_name=state.task_name)
 
 
+def extract_values(state: TaskState | None) -> list[Any] | None:
+    """Return the values of a task that succeeded, ``None`` before its end; raise its failure."""
+    if state is None or not state.is_completed:
+        return None
+    return state_results(raise_if_failed(state))
+
+
 def one_value(values: Sequence[Any]) -> Any:
     """Return nothing, the one value, or all of them as a tuple: what the task itself returned."""
     if len(values) == 1:
@@ -87,9 +93,9 @@ def one_value(values: Sequence[Any]) -> Any:
     return tuple(values) if values else None
 
 
-def required(canceler: Canceler | None) -> Canceler:
+def require_canceler(canceler: Canceler | None) -> Canceler:
     """
-    Return what cancels.
+    Return the canceler.
 
     Raises:
         SignatureError: There is none: the handle was made by hand.
@@ -126,7 +132,7 @@ class AsyncResult(Generic[R_co]):
         task_name: For people; "" where it is not known.
         may_come: Whether the task may be sent later, so that waiting does not take a
             missing state for a lost one.
-        canceler: What cancels.
+        canceler: Cancels the task.
     """
 
     __slots__ = ("_backend", "_canceler", "_may_come", "_state", "task_name", "uuid")
@@ -161,7 +167,6 @@ class AsyncResult(Generic[R_co]):
         return self._state
 
     async def astate(self) -> TaskState | None:
-        """Do what `state` does, without blocking the event loop."""
         if not self.has_ended:
             [self._state] = await self._backend.aread([self.uuid])
         return self._state
@@ -178,7 +183,6 @@ class AsyncResult(Generic[R_co]):
         return state.progress if state is not None else None
 
     async def aprogress(self) -> Progress | None:
-        """Do what `progress` does, without blocking the event loop."""
         state = await self.astate()
         return state.progress if state is not None else None
 
@@ -199,11 +203,10 @@ class AsyncResult(Generic[R_co]):
         Raises:
             TaskFailed: It failed; the text is its error.
         """
-        return _touched(self.state)
+        return extract_values(self.state)
 
     async def atouch(self) -> list[Any] | None:
-        """Do what `touch` does, without blocking the event loop."""
-        return _touched(await self.astate())
+        return extract_values(await self.astate())
 
     # -- waiting ---------------------------------------------------------------------------
     def results(self, timeout: float | None = None, *, allow_in_task: bool = False) -> list[Any]:
@@ -218,7 +221,6 @@ class AsyncResult(Generic[R_co]):
     async def aresults(
         self, timeout: float | None = None, *, allow_in_task: bool = False
     ) -> list[Any]:
-        """Do what `results` does, without blocking the event loop."""
         refuse_inside_a_task(allow_in_task=allow_in_task)
         return state_results(raise_if_failed(await self._afinal(timeout)))
 
@@ -243,7 +245,6 @@ class AsyncResult(Generic[R_co]):
         return cast(R_co, one_value(self.results(timeout, allow_in_task=allow_in_task)))
 
     async def aget(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R_co:
-        """Do what `get` does, without blocking the event loop."""
         return cast(R_co, one_value(await self.aresults(timeout, allow_in_task=allow_in_task)))
 
     def __await__(self) -> Generator[Any, None, R_co]:
@@ -260,11 +261,10 @@ class AsyncResult(Generic[R_co]):
         Raises:
             ResultNotFound: No state is kept under this id.
         """
-        return required(self._canceler).cancel(self.uuid)
+        return require_canceler(self._canceler).cancel(self.uuid)
 
     async def acancel(self) -> bool:
-        """Do what `cancel` does, without blocking the event loop."""
-        return await required(self._canceler).acancel(self.uuid)
+        return await require_canceler(self._canceler).acancel(self.uuid)
 
     def __repr__(self) -> str:
         # The last state seen: printing a handle must not do I/O, nor fail.
@@ -285,9 +285,3 @@ class AsyncResult(Generic[R_co]):
             states = self._backend.acompleted([self.uuid], timeout, missing_ok=self._may_come)
             [self._state] = [state async for state in states]
         return self._state
-
-
-def _touched(state: TaskState | None) -> list[Any] | None:
-    if state is None or not state.is_completed:
-        return None
-    return state_results(raise_if_failed(state))

@@ -23,7 +23,7 @@ from machine.sending.messages import MessageMaker
 from machine.wire.messages import decode_signature
 from machine.wire.signature import GroupMeta, Signature, TaskState
 from machine.wire.states import encode_group, encode_state
-from machine.workflow.callbacks import chord_callback, follow_ups, never_run
+from machine.workflow.callbacks import choose_follow_ups, list_never_run, make_chord_callback
 
 _log = logging.getLogger("machine.worker")
 #: Chords that one sweep looks at.
@@ -108,7 +108,7 @@ class Chords:
             states = self._states(meta)
             if not states:
                 return None
-            ready = chord_callback(callback, states, meta.task_uuids)
+            ready = make_chord_callback(callback, states, meta.task_uuids)
             meta.chord_triggered = True
             triggered = encode_group(meta)
         if refusal and not isinstance(ready, Failed):
@@ -153,10 +153,10 @@ class Chords:
         terms, now_ns = self._terms, self._clock.now_ns()
         reason = not_run(callback, failed.error)
         states, members = fallen([callback], failed.error, home, terms, now_ns)
-        more_states, more_members = fallen(never_run(callback), reason, home, terms, now_ns)
+        more_states, more_members = fallen(list_never_run(callback), reason, home, terms, now_ns)
         states, members = states + more_states, members + more_members
         try:
-            messages = self._messages(follow_ups(callback, failed))
+            messages = self._messages(choose_follow_ups(callback, failed))
         except (SignatureError, BrokerRefused) as error:
             _log.error("error callbacks of the chord of %s cannot be sent: %s", group, error)
             messages = []

@@ -26,7 +26,7 @@ from machine.wire.states import (
     encode_state_head,
 )
 from machine.wire.text import now_text
-from machine.workflow.callbacks import follow_ups, never_run, retried
+from machine.workflow.callbacks import choose_follow_ups, list_never_run, make_retry
 
 _NOT_RUN = "not run: "
 
@@ -101,7 +101,7 @@ def _ended(
     if isinstance(outcome, Failed) and signature.on_success:
         lost = _let_fall(move, signature, outcome, terms, now_ns)
     if signature.on_success or signature.on_error:
-        callbacks = follow_ups(signature, outcome)
+        callbacks = choose_follow_ups(signature, outcome)
         move.follow_ups, pending = MessageMaker(terms).make_follow_ups(callbacks, now_ns)
     if not terms.keeps_states and signature.uuid:
         settled.unkept = [*pending, *lost, state]
@@ -113,7 +113,7 @@ def _let_fall(
 ) -> list[TaskState]:
     """Have a failure's move tell of the tasks that will never run; return their states."""
     reason = not_run(signature, failed.error)
-    states, members = fallen(never_run(signature), reason, move.claim.queue, terms, now_ns)
+    states, members = fallen(list_never_run(signature), reason, move.claim.queue, terms, now_ns)
     move.members = [*move.members, *members]
     if terms.keeps_states:
         move.fallen = [(state.task_uuid, encode_state(state)) for state in states]
@@ -240,7 +240,7 @@ def _final(
 def _again(
     claim: Claim, signature: Signature, outcome: RetryOutcome, terms: Terms, now_ns: int
 ) -> Settled:
-    again = retried(signature, outcome, now_ns)
+    again = make_retry(signature, outcome, now_ns)
     # A wrong list would take it away from the worker that knows it: back to where it came from.
     again.routing_key = again.routing_key or claim.queue
     state = TaskState(

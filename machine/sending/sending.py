@@ -107,7 +107,8 @@ class Sending:
         own = self._messages.complete(copied(signature), alone=True)
         if (asked := unique_of(own)) is not None:
             return self._send_unique(own, asked)
-        result = self._result_of(own.uuid, own.name)
+        backend = self.require_backend()  # or nothing is written
+        result: AsyncResult[Any] = AsyncResult(own.uuid, backend, own.name, canceler=self._canceler)
         self.send([own])
         return result
 
@@ -115,12 +116,10 @@ class Sending:
         own = self._messages.complete(copied(signature), alone=True)
         if (asked := unique_of(own)) is not None:
             return await self._asend_unique(own, asked)
-        result = self._result_of(own.uuid, own.name)
+        backend = self.require_backend()  # or nothing is written
+        result: AsyncResult[Any] = AsyncResult(own.uuid, backend, own.name, canceler=self._canceler)
         await self.asend([own])
         return result
-
-    def _result_of(self, uuid: str, task_name: str) -> AsyncResult[Any]:
-        return AsyncResult(uuid, self.require_backend(), task_name, canceler=self._canceler)
 
     # -- several ---------------------------------------------------------------------------
     def send(self, signatures: Sequence[Signature], groups: Groups = NO_GROUPS) -> None:
@@ -209,7 +208,10 @@ class Sending:
                 f"{asked.key!r} has not ended.",
                 uuid=admitted.uuid,
             )
-        return self._result_of(admitted.uuid, own.name if is_ours else "")
+        task_name = own.name if is_ours else ""
+        return AsyncResult(
+            admitted.uuid, self.require_backend(), task_name, canceler=self._canceler
+        )
 
     # -- what both ways share --------------------------------------------------------------
     def _enter(self, signatures: Sequence[Signature]) -> AbstractContextManager[Any]:

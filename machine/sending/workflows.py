@@ -19,7 +19,7 @@ from machine.sending.sending import Groups, Sending
 from machine.wire.signature import GroupMeta, TaskState
 from machine.wire.text import now_text
 from machine.workflow.pieces import Chain, Chord, Group, GroupChain, series, steps_of
-from machine.workflow.plan import Plan, Stage, plan
+from machine.workflow.plan import PlannedStep, WorkflowPlan, make_plan
 
 _Handle = ChainResult[Any] | ChordResult[Any] | GroupResult[Any]
 
@@ -68,10 +68,10 @@ class WorkflowSending:
             SignatureError: It cannot be sent as it is; nothing was written.
             QueueFull: Some messages did not fit; the others are sent.
         """
-        planned = self._plan(workflow, send_concurrency)
-        handle = self._handle(workflow, planned)
-        if planned.heads:
-            self._sending.send(planned.heads, self._groups(planned))
+        plan = self._plan(workflow, send_concurrency)
+        handle = self._handle(workflow, plan)
+        if plan.heads:
+            self._sending.send(plan.heads, self._groups(plan))
         return handle
 
     async def asend(
@@ -79,20 +79,20 @@ class WorkflowSending:
         workflow: Chain[Any] | GroupChain[Any] | Group[Any] | Chord[Any],
         send_concurrency: int = 0,
     ) -> Any:
-        planned = self._plan(workflow, send_concurrency)
-        handle = self._handle(workflow, planned)
-        if planned.heads:
-            await self._sending.asend(planned.heads, self._groups(planned))
+        plan = self._plan(workflow, send_concurrency)
+        handle = self._handle(workflow, plan)
+        if plan.heads:
+            await self._sending.asend(plan.heads, self._groups(plan))
         return handle
 
-    def _plan(self, workflow: Any, send_concurrency: int) -> Plan:
+    def _plan(self, workflow: Any, send_concurrency: int) -> WorkflowPlan:
         check_concurrency(send_concurrency)
-        return plan(steps_of(workflow), self._messages.complete, self._new_group_uuid)
+        return make_plan(steps_of(workflow), self._messages.complete, self._new_group_uuid)
 
     def _new_group_uuid(self) -> str:
         return self._messages.new_id("group")
 
-    def _groups(self, planned: Plan) -> Groups:
+    def _groups(self, plan: WorkflowPlan) -> Groups:
         """Return what is written before any of a workflow's messages."""
         created_at = now_text(time.time_ns())
         metas = [
@@ -102,66 +102,66 @@ class WorkflowSending:
                 created_at=created_at,
                 nested=not group.at_once,
             )
-            for group in planned.groups
+            for group in plan.groups
         ]
         if not self._writes_ahead:
-            return Groups(metas, planned.due_ns)
-        sent = {head.uuid for head in planned.heads}
+            return Groups(metas, plan.due_ns)
+        sent = {head.uuid for head in plan.heads}
         later = [uuid for meta in metas for uuid in meta.task_uuids if uuid not in sent]
         ahead = [TaskState.pending_id(uuid, created_at) for uuid in later]
-        return Groups(metas, planned.due_ns, ahead)
+        return Groups(metas, plan.due_ns, ahead)
 
     # -- handles ---------------------------------------------------------------------------
-    def _handle(self, workflow: Any, planned: Plan) -> _Handle:
+    def _handle(self, workflow: Any, plan: WorkflowPlan) -> _Handle:
         if isinstance(workflow, Chord):
-            return self._chord_handle(planned)
-        backend, last = self._sending.require_backend(), planned.stages[-1]
-        steps = [self._step_handle(stage) for stage in planned.stages]
+            return self._chord_handle(plan)
+        backend, last = self._sending.require_backend(), plan.steps[-1]
+        steps = [self._step_handle(step) for step in plan.steps]
         if last.group_uuid:
             return GroupResult(
                 last.group_uuid,
                 backend,
                 last.uuids,
-                course=planned.course,
+                graph=plan.graph,
                 may_come=not last.at_once,
                 steps=steps,
                 canceler=self._canceler,
             )
         [uuid] = last.uuids
         return ChainResult(
-            uuid, backend, planned.course, last.task_name, steps=steps, canceler=self._canceler
+            uuid, backend, plan.graph, last.task_name, steps=steps, canceler=self._canceler
         )
 
-    def _chord_handle(self, planned: Plan) -> ChordResult[Any]:
-        members, callback = planned.stages
+    def _chord_handle(self, plan: WorkflowPlan) -> ChordResult[Any]:
+        members, callback = plan.steps
         [uuid] = callback.uuids
         return ChordResult(
             uuid,
             self._sending.require_backend(),
             self._group_handle(members),
-            planned.course,
+            plan.graph,
             callback.task_name,
             canceler=self._canceler,
         )
 
-    def _step_handle(self, stage: Stage) -> AsyncResult[Any] | GroupResult[Any]:
-        if stage.group_uuid:
-            return self._group_handle(stage)
-        [uuid] = stage.uuids
+    def _step_handle(self, step: PlannedStep) -> AsyncResult[Any] | GroupResult[Any]:
+        if step.group_uuid:
+            return self._group_handle(step)
+        [uuid] = step.uuids
         return AsyncResult(
             uuid,
             self._sending.require_backend(),
-            stage.task_name,
-            may_come=not stage.at_once,
+            step.task_name,
+            may_come=not step.at_once,
             canceler=self._canceler,
         )
 
-    def _group_handle(self, stage: Stage) -> GroupResult[Any]:
+    def _group_handle(self, step: PlannedStep) -> GroupResult[Any]:
         return GroupResult(
-            stage.group_uuid,
+            step.group_uuid,
             self._sending.require_backend(),
-            stage.uuids,
-            may_come=not stage.at_once,
+            step.uuids,
+            may_come=not step.at_once,
             canceler=self._canceler,
         )
 

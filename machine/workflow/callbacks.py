@@ -21,7 +21,7 @@ _NAMESPACE = UUID("9f2d7a54-6d0c-5a1e-8e57-3c1b0f4a6d21")
 _MOST_FAILURES_TEXT = 6000
 
 
-def follow_ups(signature: Signature, outcome: Outcome) -> list[Signature]:
+def choose_follow_ups(signature: Signature, outcome: Outcome) -> list[Signature]:
     """
     Return what is to be sent after this outcome, in order; the callbacks are copied.
 
@@ -69,7 +69,7 @@ def _as_args(results: Sequence[TaskResult] | None) -> Iterator[Arg]:
     return (Arg(result.type, result.value) for result in results or ())
 
 
-def never_run(signature: Signature) -> list[Signature]:
+def list_never_run(signature: Signature) -> list[Signature]:
     """
     Return the tasks that were to follow this one's success, and what was to follow theirs.
 
@@ -85,7 +85,7 @@ def never_run(signature: Signature) -> list[Signature]:
     return below
 
 
-def retried(signature: Signature, retry: Again, now_ns: int) -> Signature:
+def make_retry(signature: Signature, retry: Again, now_ns: int) -> Signature:
     """
     Return the message of the next attempt: same id, same group, same callbacks.
 
@@ -110,7 +110,7 @@ def retried(signature: Signature, retry: Again, now_ns: int) -> Signature:
     return again
 
 
-def chord_callback(
+def make_chord_callback(
     callback: Signature, states: Sequence[TaskState | None], uuids: Sequence[str] = ()
 ) -> Signature | Failed:
     """

@@ -1,7 +1,7 @@
 """
-What a caller may say about one sending, checked: option values -> fields of a signature.
+The options of one sending, checked: their values -> fields of a signature.
 
-Pure but for the clock, which a countdown counts from.
+Pure but for the clock: a countdown counts from now.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SECOND_NS = 1_000_000_000
 _LONGEST_WAIT_S = 1_000_000_000
 
 
-def eta_ns(eta: datetime | None, countdown: float | timedelta | None) -> int | None:
-    """Return when not to start before, Unix ns; ``None`` where neither says so."""
+def choose_eta_ns(eta: datetime | None, countdown: float | timedelta | None) -> int | None:
+    """Return the time before which not to start, Unix ns; ``None`` where neither is given."""
     if eta is not None and countdown is not None:
         raise SignatureError("Both eta and countdown are given; they say the same, so give one.")
     if eta is not None:
@@ -53,7 +53,7 @@ def _unix_ns(name: str, when: datetime) -> int:
     return (when - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def whole(name: str, value: int | None, most: int | None) -> int | None:
+def check_whole_number(name: str, value: int | None, most: int | None) -> int | None:
     """Return a whole number ≥ 0 and ≤ ``most`` as it is; refuse another."""
     if value is None or (value >= 0 and (most is None or value <= most)):
         return value
@@ -61,7 +61,7 @@ def whole(name: str, value: int | None, most: int | None) -> int | None:
     raise SignatureError(f"{name} {value} is out of bounds; give {bound}.")
 
 
-def task_id(uuid: str | None) -> str | None:
+def check_task_id(uuid: str | None) -> str | None:
     """Return an id that a state may be kept under as it is; refuse another."""
     if uuid is None or is_result_id(uuid):
         return uuid
@@ -71,8 +71,8 @@ def task_id(uuid: str | None) -> str | None:
     )
 
 
-def expiry(expires: datetime | float | timedelta) -> dict[str, JSON]:
-    """Return the header that says so: a time, or seconds that count from when it is queued."""
+def make_expiry_headers(expires: datetime | float | timedelta) -> dict[str, JSON]:
+    """Return the header for a time, or for seconds that count from when the task is queued."""
     if isinstance(expires, datetime):
         return {EXPIRES_HEADER: now_text(_unix_ns("expires", expires))}
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else float(expires)
@@ -86,7 +86,7 @@ def expiry(expires: datetime | float | timedelta) -> dict[str, JSON]:
     return {EXPIRES_IN_HEADER: f"{wait_ns // _SECOND_NS}{rest}"}
 
 
-def headers(
+def merge_headers(
     had: Mapping[str, JSON] | None,
     added: Mapping[str, JSON] | None,
     *,
@@ -100,7 +100,7 @@ def headers(
     Args:
         had: What it has.
         added: What the caller adds.
-        expires: See `expiry`; takes the place of an earlier one.
+        expires: See `make_expiry_headers`; takes the place of an earlier one.
         unique: See `unique_key`; "" = not unique any more.
         on_duplicate: See `policy`.
 
@@ -113,7 +113,7 @@ def headers(
     if expires is not None:
         now.pop(EXPIRES_HEADER, None)
         now.pop(EXPIRES_IN_HEADER, None)
-        now |= expiry(expires)
+        now |= make_expiry_headers(expires)
     if unique == "":
         now.pop(UNIQUE_HEADER, None)
         now.pop(ON_DUPLICATE_HEADER, None)

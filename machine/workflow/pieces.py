@@ -1,10 +1,8 @@
 """
-Signatures put together: options, chains, groups, chords, in each other; and how they are sent.
+Chains, groups and chords of signatures and of each other, and the options of a signature.
 
-Everything here is a pure function of its arguments but the ``send`` methods,
-which hand over to a `Sender`. Builders copy what they are given; only the
-``new_…`` constructors write into it, as Machinery's do. What is sent for a
-workflow is `nesting`'s to say. No bytes, no Redis.
+All of it is pure but the ``send`` methods, which call a `Sender`. A piece never writes
+into the signatures it is given. `machine.workflow.plan` says what is sent for it.
 """
 
 from __future__ import annotations
@@ -21,17 +19,17 @@ from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
 from machine.wire.signature import JSON, Signature, copied
 from machine.workflow import options
-from machine.workflow.sender import Sender, SenderOf, found
+from machine.workflow.sender import Sender, SenderOf, require_sender
 
 R = TypeVar("R")
 R2 = TypeVar("R2")
 R_co = TypeVar("R_co", covariant=True)
-#: Workflows in workflows in workflows: so many at most.
-_DEEPEST = 64
+#: Groups in groups, at most: planning recurses for each, and Python bounds recursion.
+_MOST_DEPTH = 64
 
 
 class _Joined:
-    """What stands left of a ``|`` and is no group: what is right of it comes after it."""
+    """``a | b`` for all pieces but groups: ``b`` comes after ``a``."""
 
     __slots__ = ()
 
@@ -98,14 +96,14 @@ class TypedSignature(_Joined, Signature, Generic[R_co]):
             SignatureError: An option is out of bounds, or contradicts another.
         """
         changes: dict[str, Any] = {
-            "uuid": options.task_id(uuid),
+            "uuid": options.check_task_id(uuid),
             "routing_key": queue,
-            "eta_ns": options.eta_ns(eta, countdown),
-            "retry_count": options.whole("retry_count", retry_count, None),
-            "retry_timeout": options.whole("retry_timeout", retry_timeout, None),
-            "priority": options.whole("priority", priority, 255),
+            "eta_ns": options.choose_eta_ns(eta, countdown),
+            "retry_count": options.check_whole_number("retry_count", retry_count, None),
+            "retry_timeout": options.check_whole_number("retry_timeout", retry_timeout, None),
+            "priority": options.check_whole_number("priority", priority, 255),
             "immutable": immutable,
-            "headers": options.headers(
+            "headers": options.merge_headers(
                 self.headers, headers, expires=expires, unique=unique, on_duplicate=on_duplicate
             ),
             "ignore_when_task_not_registered": ignore_when_task_not_registered,
@@ -122,14 +120,13 @@ class TypedSignature(_Joined, Signature, Generic[R_co]):
 
     def send(self) -> AsyncResult[R_co]:
         """Send it; each call sends another task unless ``uuid`` is set."""
-        return found(self.sender).send_task(self)
+        return require_sender(self.sender).send_task(self)
 
     async def asend(self) -> AsyncResult[R_co]:
-        """Do what `send` does, without blocking the event loop."""
-        return await found(self.sender).asend_task(self)
+        return await require_sender(self.sender).asend_task(self)
 
 
-#: What a workflow is put together of; `Signature` itself too where nothing is typed.
+#: Parts of a workflow. A plain `Signature` may stand there too; its result is not typed.
 Piece = Union[
     TypedSignature[R_co],
     "Chain[R_co]",
@@ -139,19 +136,19 @@ Piece = Union[
 ]
 
 
-def _checked(pieces: Iterable[Any]) -> tuple[Any, ...]:
-    found = tuple(pieces)
-    for one in found:
+def _check_pieces(pieces: Iterable[Any]) -> tuple[Any, ...]:
+    checked = tuple(pieces)
+    for one in checked:
         if not isinstance(one, _PIECES):
             raise SignatureError(
                 f"{one!r} is not a signature; for a task it is task.s(…), or task.partial(…) when "
                 "results are to be appended. Chains, groups and chords may stand there too."
             )
-    return found
+    return checked
 
 
 def steps_of(piece: Any) -> tuple[Signature | Group[Any], ...]:
-    """Return what a piece is one after another: signatures, and groups."""
+    """Return the steps of a piece: signatures and groups, one after another."""
     if isinstance(piece, Signature | Group):
         return (piece,)
     if isinstance(piece, Chord):
@@ -167,11 +164,11 @@ def series(pieces: Iterable[Any]) -> Chain[Any] | GroupChain[Any]:
     Raises:
         SignatureError: There are none, or one cannot stand in a workflow.
     """
-    steps = tuple(step for piece in _checked(pieces) for step in steps_of(piece))
+    steps = tuple(step for piece in _check_pieces(pieces) for step in steps_of(piece))
     return GroupChain(steps) if steps and isinstance(steps[-1], Group) else Chain(steps)
 
 
-def _sender_among(steps: Iterable[Signature | Group[Any]]) -> SenderOf | None:
+def _find_sender(steps: Iterable[Signature | Group[Any]]) -> SenderOf | None:
     todo = list(steps)
     for step in todo:  # grows meanwhile
         if isinstance(step, Group):
@@ -195,7 +192,7 @@ class _Series(_Joined):
 
     def __init__(self, pieces: Iterable[Any]) -> None:
         self.steps: tuple[Signature | Group[Any], ...] = tuple(
-            step for piece in _checked(pieces) for step in steps_of(piece)
+            step for piece in _check_pieces(pieces) for step in steps_of(piece)
         )
         if not self.steps:
             raise SignatureError("A chain needs at least one signature.")
@@ -207,7 +204,7 @@ class _Series(_Joined):
             )
 
     def _sender(self) -> Sender:
-        return found(_sender_among(self.steps))
+        return require_sender(_find_sender(self.steps))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {' | '.join(map(_name_of, self.steps))}>"
@@ -239,7 +236,7 @@ class Chain(_Series, Generic[R_co]):
         Raises:
             SignatureError: A step is a group.
         """
-        return _plain(self.steps, "chain")
+        return _require_signatures(self.steps, "chain")
 
     def linked(self) -> list[Signature]:
         """Return copies, each with the next one as its ``on_success``; empty ids stay empty."""
@@ -254,7 +251,6 @@ class Chain(_Series, Generic[R_co]):
         return result
 
     async def asend(self) -> ChainResult[R_co]:
-        """Do what `send` does, without blocking the event loop."""
         result: ChainResult[R_co] = await self._sender().asend_chain(self)
         return result
 
@@ -277,17 +273,16 @@ class GroupChain(_Series, Generic[R_co]):
         return result
 
     async def asend(self) -> GroupResult[R_co]:
-        """Do what `send` does, without blocking the event loop."""
         result: GroupResult[R_co] = await self._sender().asend_chain(self)
         return result
 
 
-def _plain(pieces: Iterable[Any], what: str) -> tuple[Signature, ...]:
-    found = tuple(pieces)
-    for one in found:
+def _require_signatures(pieces: Iterable[Any], what: str) -> tuple[Signature, ...]:
+    signatures = tuple(pieces)
+    for one in signatures:
         if not isinstance(one, Signature):
             raise SignatureError(f"Only tasks may stand in this {what}, not {one!r}.")
-    return found
+    return signatures
 
 
 class Group(Generic[R_co]):
@@ -305,14 +300,16 @@ class Group(Generic[R_co]):
     """
 
     def __init__(self, pieces: Iterable[Any], group_uuid: str = "") -> None:
-        self.pieces = _checked(pieces)
+        self.pieces = _check_pieces(pieces)
         self.group_uuid = group_uuid
         workflows = [piece for piece in self.pieces if not isinstance(piece, Signature)]
         inner = [step for workflow in workflows for step in steps_of(workflow)]
         groups = [step for step in inner if isinstance(step, Group)]
         self.depth: int = 1 + max((group.depth for group in groups), default=0)
-        if self.depth > _DEEPEST:
-            raise SignatureError(f"Groups are in each other {self.depth} deep; at most {_DEEPEST}.")
+        if self.depth > _MOST_DEPTH:
+            raise SignatureError(
+                f"Groups are in each other {self.depth} deep; at most {_MOST_DEPTH}."
+            )
         if any(not group.pieces for group in groups):
             raise SignatureError("A group in a group needs at least one member.")
 
@@ -324,7 +321,7 @@ class Group(Generic[R_co]):
         Raises:
             SignatureError: A member is a workflow.
         """
-        return _plain(self.pieces, "group")
+        return _require_signatures(self.pieces, "group")
 
     def members(self, group_uuid: str, callback: Signature | None = None) -> list[Signature]:
         """Return copies with this group id, the group's size and this callback in each."""
@@ -337,13 +334,12 @@ class Group(Generic[R_co]):
 
     def send(self, send_concurrency: int = 0) -> GroupResult[R_co]:
         """Send all members; ``send_concurrency`` is Machinery's, see `Server.send_group`."""
-        sender = found(_sender_among([self]))
+        sender = require_sender(_find_sender([self]))
         result: GroupResult[R_co] = sender.send_group(self, send_concurrency)
         return result
 
     async def asend(self, send_concurrency: int = 0) -> GroupResult[R_co]:
-        """Do what `send` does, without blocking the event loop."""
-        sender = found(_sender_among([self]))
+        sender = require_sender(_find_sender([self]))
         result: GroupResult[R_co] = await sender.asend_group(self, send_concurrency)
         return result
 
@@ -376,7 +372,9 @@ class Chord(_Joined, Generic[R_co]):
         if not group.pieces:
             raise SignatureError("A chord needs at least one member; its callback would never run.")
         self.group = group
-        [self.callback] = _plain(_checked([callback]), "chord's place for the callback")
+        [self.callback] = _require_signatures(
+            _check_pieces([callback]), "chord's place for the callback"
+        )
 
     def send(self, send_concurrency: int = 0) -> ChordResult[R_co]:
         """Send all members; ``send_concurrency`` is Machinery's, see `Server.send_group`."""
@@ -384,12 +382,11 @@ class Chord(_Joined, Generic[R_co]):
         return result
 
     async def asend(self, send_concurrency: int = 0) -> ChordResult[R_co]:
-        """Do what `send` does, without blocking the event loop."""
         result: ChordResult[R_co] = await self._sender().asend_chord(self, send_concurrency)
         return result
 
     def _sender(self) -> Sender:
-        return found(_sender_among([self.group, self.callback]))
+        return require_sender(_find_sender([self.group, self.callback]))
 
     def __repr__(self) -> str:
         return f"<Chord of {len(self.group)} | {self.callback.name}>"

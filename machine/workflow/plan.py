@@ -1,12 +1,12 @@
 """
 Workflows in workflows -> the messages to send now, which carry all the others. Pure.
 
-Machinery's wire has three ways to say "after": a task's ``OnSuccess``, which
-may list several; and a group's ``ChordCallback``, which is one. So what follows
-a task is sent by it, be it a task or all of a group; what follows a group is
-the callback that its members carry; and between a group and a group stands
-`GATHER`, a built-in task which takes all results of the one and hands them to
-each member of the other. What a workflow in a group ends with is that group's
+On Machinery's wire a task can name what comes after it in two ways. ``OnSuccess`` lists
+signatures, so a task sends what follows it: one task, or every member of a group.
+``ChordCallback`` is one signature, so a group is followed by one task, whose signature
+each member carries. A group cannot send a group: between the two stands `GATHER`, a
+built-in task that takes all results of the first and hands them to each member of the
+second. Where a member of a group is itself a workflow, the task that ends it is the
 member. Nothing here knows bytes or ports.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from machine.errors import SignatureError
 from machine.execution import Succeeded, running_task
-from machine.results.group import Course
+from machine.results.group import TaskGraph
 from machine.wire.limits import MOST_NESTED, MOST_NODES
 from machine.wire.signature import Signature, TaskResult, copied
 from machine.workflow.pieces import Group, steps_of
@@ -32,7 +32,7 @@ Complete = Callable[[Signature, str], Signature]
 
 def gather(*_values: Any) -> Any:
     """
-    Return all that was appended to the arguments, types unchanged: the results of a group.
+    Return the arguments, types unchanged: to them the results of a group were appended.
 
     Every registry knows it as `GATHER`; a Go worker does not.
     """
@@ -41,7 +41,7 @@ def gather(*_values: Any) -> Any:
     return Succeeded([TaskResult(arg.type, arg.value) for arg in args])
 
 
-class Stage(NamedTuple):
+class PlannedStep(NamedTuple):
     """
     One step of a workflow as it is sent.
 
@@ -59,32 +59,32 @@ class Stage(NamedTuple):
 
 
 @dataclass(slots=True)
-class Plan:
+class WorkflowPlan:
     """
-    What a workflow comes to.
+    What is sent for a workflow.
 
     Attributes:
         heads: The signatures to send now, complete; what follows is in them.
-        stages: One for each step.
-        course: All tasks.
+        steps: One for each step.
+        graph: All tasks, and which follow which.
         groups: Each group's id and its members, in order; whether all are sent at once.
         due_ns: Unix nanoseconds of the latest ETA of all; 0 = none.
     """
 
     heads: list[Signature]
-    stages: list[Stage]
-    course: Course
-    groups: list[Stage]
+    steps: list[PlannedStep]
+    graph: TaskGraph
+    groups: list[PlannedStep]
     due_ns: int
 
 
 @dataclass(slots=True)
 class _After:
     """
-    What comes after a piece: signatures its task sends, or a group its ends are members of.
+    What comes after a piece: signatures that its last task sends, or a group it is a member of.
 
     Attributes:
-        then: Sent by the task before them.
+        then: Signatures that the task before them sends.
         size: How many members the group has; 0 where this is no group.
         uuids: The members' ids, as they become known.
     """
@@ -96,11 +96,11 @@ class _After:
     uuids: list[str] = field(default_factory=list)
 
 
-def plan(
+def make_plan(
     steps: Sequence[Signature | Group[Any]],
     complete: Complete,
     new_group_uuid: Callable[[], str],
-) -> Plan:
+) -> WorkflowPlan:
     """
     Return what is to be sent for these steps, one after another.
 
@@ -112,71 +112,79 @@ def plan(
     Raises:
         SignatureError: Two tasks have one id, or a message would hold too much.
     """
-    return _Planner(complete, new_group_uuid).planned(steps)
+    return _Planner(complete, new_group_uuid).plan(steps)
 
 
 class _Planner:
-    """One run of `plan`: from the last step to the first, because each carries the next."""
+    """One run of `make_plan`: from the last step to the first, because each carries the next."""
 
     def __init__(self, complete: Complete, new_group_uuid: Callable[[], str]) -> None:
         self._complete, self._new_group_uuid = complete, new_group_uuid
         self._causes: dict[str, Sequence[str]] = {}
         self._groups: list[_After] = []
         self._due_ns = 0
-        #: By id of an object that carries others: signatures in its message, and how deep they
-        #: nest. What it carries lives as long as it does.
+        #: id() of a signature that carries others -> how many its message holds, and how deep
+        #: they nest. Kept because each is carried by many, and counting anew would be quadratic.
+        #: An id() is not used again meanwhile: what comes before a signature holds it.
         self._sizes: dict[int, tuple[int, int]] = {}
 
-    def planned(self, steps: Sequence[Signature | Group[Any]]) -> Plan:
-        stages: list[_After | Signature] = []
-        heads, uuids = self._series(steps, _After(), stages)
-        _refuse_twins(uuids, "tasks")
-        _refuse_twins([group.group_uuid for group in self._groups], "groups")
+    def plan(self, steps: Sequence[Signature | Group[Any]]) -> WorkflowPlan:
+        step_ends: list[_After | Signature] = []
+        heads, uuids = self._add_steps(steps, _After(), step_ends)
+        _refuse_duplicates(uuids, "tasks")
+        _refuse_duplicates([group.group_uuid for group in self._groups], "groups")
         for head in heads:
             head.headers = head.headers or {}
-            self._refuse_giant(head)
+            self._check_size(head)
         first = [head.uuid for head in heads]
-        course = Course(uuids, first, self._causes)
+        graph = TaskGraph(uuids, first, self._causes)
         known = set(first)
-        return Plan(
+        return WorkflowPlan(
             heads,
-            [_stage(stage, known) for stage in reversed(stages)],
-            course,
-            [_stage(group, known) for group in reversed(self._groups)],
+            [_planned_step(one, known) for one in reversed(step_ends)],
+            graph,
+            [_planned_step(group, known) for group in reversed(self._groups)],
             self._due_ns,
         )
 
-    def _series(
+    def _add_steps(
         self,
         steps: Sequence[Signature | Group[Any]],
         after: _After,
-        stages: list[_After | Signature] | None = None,
+        step_ends: list[_After | Signature] | None = None,
     ) -> tuple[list[Signature], list[str]]:
-        """Return what is sent first of these steps, and the ids of all, causes first."""
+        """
+        Return what is sent first of these steps, and the ids of all, causes first.
+
+        Args:
+            steps: One after another.
+            after: What comes after the last one.
+            step_ends: Gets a task or a group for each step, the last step first.
+        """
         parts: list[list[str]] = []
         for place in range(len(steps) - 1, -1, -1):
             step = steps[place]
             after_group = place > 0 and isinstance(steps[place - 1], Group)
-            stage: _After | Signature
+            made: _After | Signature
             if isinstance(step, Signature):
-                stage = self._task(step, after, "chord" if after_group else "task")
-                after = _After([stage])
-                parts.append([stage.uuid])
+                made = self._add_task(step, after, "chord" if after_group else "task")
+                after = _After([made])
+                parts.append([made.uuid])
             else:
-                # At the end of a group's member a group is no group of its own.
-                stage = after if after.size else self._group(step, after)
-                heads, uuids = self._members(step, stage)
+                # A group that ends a member of another group adds its members to that one.
+                made = after if after.size else self._add_group(step, after)
+                heads, uuids = self._add_members(step, made)
                 after = _After(heads)
                 parts.append(uuids)
-            if stages is not None:
-                stages.append(stage)
+            if step_ends is not None:
+                step_ends.append(made)
             if after_group and not isinstance(step, Signature):
-                collector = self._task(Signature(name=GATHER), after, "chord")
+                collector = self._add_task(Signature(name=GATHER), after, "chord")
                 after = _After([collector])
                 parts.append([collector.uuid])
         return after.then, [uuid for part in reversed(parts) for uuid in part]
 
-    def _task(self, step: Signature, after: _After, kind: str) -> Signature:
+    def _add_task(self, step: Signature, after: _After, kind: str) -> Signature:
         """Return a complete copy that carries what comes after it."""
         own = copied(step)
         if after.then:
@@ -198,12 +206,12 @@ class _Planner:
             self._measure(own)
         return own
 
-    def _group(self, group: Group[Any], after: _After) -> _After:
-        """Return what comes after a group's members: the group itself."""
+    def _add_group(self, group: Group[Any], after: _After) -> _After:
+        """Note a group; return it as what comes after its members."""
         callback = after.then[0] if after.then else None
         made = _After(
             group_uuid=group.group_uuid or self._new_group_uuid(),
-            size=_ends_of(group),
+            size=_count_ends(group),
             callback=callback,
         )
         self._groups.append(made)
@@ -211,28 +219,28 @@ class _Planner:
             self._causes[callback.uuid] = made.uuids
         return made
 
-    def _members(self, group: Group[Any], after: _After) -> tuple[list[Signature], list[str]]:
+    def _add_members(self, group: Group[Any], after: _After) -> tuple[list[Signature], list[str]]:
         heads: list[Signature] = []
         uuids: list[str] = []
         for piece in group.pieces:
             if isinstance(piece, Signature):
-                heads.append(self._task(piece, after, "task"))
+                heads.append(self._add_task(piece, after, "task"))
                 uuids.append(heads[-1].uuid)
                 continue
-            more_heads, more_uuids = self._series(steps_of(piece), after)
+            more_heads, more_uuids = self._add_steps(steps_of(piece), after)
             heads += more_heads
             uuids += more_uuids
         return heads, uuids
 
     def _measure(self, own: Signature) -> None:
-        below = [self._size_of(one) for one in _carried(own)]
+        below = [self._size_of(one) for one in _list_carried(own)]
         nodes = 1 + sum(nodes for nodes, _ in below)
         self._sizes[id(own)] = nodes, 1 + max((depth for _, depth in below), default=-1)
 
     def _size_of(self, signature: Signature) -> tuple[int, int]:
         return self._sizes.get(id(signature)) or _size_of(signature)
 
-    def _refuse_giant(self, head: Signature) -> None:
+    def _check_size(self, head: Signature) -> None:
         nodes, depth = self._sizes.get(id(head), (1, 0))
         if nodes > MOST_NODES:
             raise SignatureError(
@@ -248,10 +256,10 @@ class _Planner:
             )
 
 
-def _carried(signature: Signature) -> list[Signature]:
+def _list_carried(signature: Signature) -> list[Signature]:
     callback = signature.chord_callback
-    found = [*signature.on_success, *signature.on_error]
-    return found if callback is None else [*found, callback]
+    carried = [*signature.on_success, *signature.on_error]
+    return carried if callback is None else [*carried, callback]
 
 
 def _size_of(signature: Signature) -> tuple[int, int]:
@@ -260,25 +268,25 @@ def _size_of(signature: Signature) -> tuple[int, int]:
     for one, depth in todo:  # grows meanwhile
         deepest = max(deepest, depth)
         if len(todo) <= MOST_NODES and depth <= MOST_NESTED:
-            todo += ((carried, depth + 1) for carried in _carried(one))
+            todo += ((carried, depth + 1) for carried in _list_carried(one))
     return len(todo), deepest
 
 
-def _ends_of(group: Group[Any]) -> int:
+def _count_ends(group: Group[Any]) -> int:
     """Return how many tasks end a group's members."""
     lasts = [steps_of(piece)[-1] for piece in group.pieces]
-    return sum(_ends_of(last) if isinstance(last, Group) else 1 for last in lasts)
+    return sum(_count_ends(last) if isinstance(last, Group) else 1 for last in lasts)
 
 
-def _stage(stage: _After | Signature, first: set[str]) -> Stage:
-    if isinstance(stage, Signature):
-        return Stage([stage.uuid], task_name=stage.name, at_once=stage.uuid in first)
-    return Stage(
-        stage.uuids, group_uuid=stage.group_uuid, at_once=all(u in first for u in stage.uuids)
+def _planned_step(made: _After | Signature, first: set[str]) -> PlannedStep:
+    if isinstance(made, Signature):
+        return PlannedStep([made.uuid], task_name=made.name, at_once=made.uuid in first)
+    return PlannedStep(
+        made.uuids, group_uuid=made.group_uuid, at_once=all(u in first for u in made.uuids)
     )
 
 
-def _refuse_twins(uuids: Sequence[str], what: str) -> None:
+def _refuse_duplicates(uuids: Sequence[str], what: str) -> None:
     if len(set(uuids)) < len(uuids):
         twice = next(uuid for uuid, count in Counter(uuids).items() if count > 1)
         raise SignatureError(

@@ -1,4 +1,4 @@
-"""What a signature or a workflow hands itself over to when it is sent: the server, as a port."""
+"""The port through which signatures and workflows are sent; `Server` implements it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from machine.wire.signature import Signature
 
 class Sender(Protocol):
     """
-    What can send: the server. Each method has an asyncio twin with an ``a`` in front.
+    Sends tasks and workflows. Each method has an asyncio twin with an ``a`` in front.
 
-    Workflows and their results are typed where they are made, in `workflow`.
+    Workflows and their results are typed where they are made, in `pieces`.
     """
 
     def send_task(self, signature: Signature, /) -> AsyncResult[Any]:
@@ -54,12 +54,12 @@ class Sender(Protocol):
 SenderOf = Callable[[], Sender]
 
 
-def found(sender: SenderOf | None) -> Sender:
+def require_sender(sender: SenderOf | None) -> Sender:
     """
-    Return what sends.
+    Return the sender.
 
     Raises:
-        SignatureError: Nobody knows a server.
+        SignatureError: There is none: no signature was made by a task.
     """
     if sender is None:
         raise SignatureError(

@@ -22,7 +22,7 @@ from machine.config import Config
 from machine.errors import MachineError, TaskFailed
 from machine.registry import Registry
 from machine.results.chain import ChainResult, ChordResult
-from machine.results.group import Course, GroupResult
+from machine.results.group import GroupResult, TaskGraph
 from machine.results.task import AsyncResult
 from machine.wire.signature import Arg, Signature
 from machine.workflow.pieces import Chain, Chord, Group
@@ -155,14 +155,14 @@ class PyCaller:
         return [self._answer(self.server.result(uuid), timeout_s) for uuid in uuids]
 
     def get_chain(self, sent: Sent, timeout_s: float = PATIENCE_S) -> Answer:
-        course = Course.of_chain(sent.uuids)
-        result = ChainResult[Any](sent.uuids[-1], self._backend, course)
+        graph = TaskGraph.of_chain(sent.uuids)
+        result = ChainResult[Any](sent.uuids[-1], self._backend, graph)
         return self._answer(result, timeout_s)
 
     def get_chord(self, sent: Sent, timeout_s: float = PATIENCE_S) -> Answer:
         group = GroupResult[Any](sent.group, self._backend, sent.members)
-        course = Course.of_group(sent.members, sent.uuids[-1])
-        result = ChordResult[Any](sent.uuids[-1], self._backend, group, course)
+        graph = TaskGraph.of_group(sent.members, sent.uuids[-1])
+        result = ChordResult[Any](sent.uuids[-1], self._backend, group, graph)
         return self._answer(result, timeout_s)
 
     @property

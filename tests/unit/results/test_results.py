@@ -22,7 +22,7 @@ from machine.execution import TaskContext, running_task
 from machine.ports.clock import Clock, SystemClock
 from machine.ports.moves import Canceled
 from machine.results.chain import ChainResult, ChordResult
-from machine.results.group import Course, GroupProgress, GroupResult
+from machine.results.group import GroupProgress, GroupResult, TaskGraph
 from machine.results.task import AsyncResult
 from machine.sending.canceling import Canceling
 from machine.wire.signature import Progress, Signature, State, TaskResult, TaskState
@@ -322,13 +322,13 @@ def test_printing_a_group_reads_nothing(backend: Counted) -> None:
 
 
 def chain_of(backend: EagerBackend) -> ChainResult[int]:
-    return ChainResult("task_3", backend, Course.of_chain(["task_1", "task_2", "task_3"]))
+    return ChainResult("task_3", backend, TaskGraph.of_chain(["task_1", "task_2", "task_3"]))
 
 
 def chord_of(backend: EagerBackend) -> ChordResult[int]:
     group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
-    course = Course.of_group(["task_1", "task_2"], "chord_1")
-    return ChordResult("chord_1", backend, group, course)
+    graph = TaskGraph.of_group(["task_1", "task_2"], "chord_1")
+    return ChordResult("chord_1", backend, group, graph)
 
 
 def test_a_chain_gives_its_last_value(backend: Counted, get: Way) -> None:
@@ -481,10 +481,10 @@ def started(backend: EagerBackend, uuid: str) -> None:
 
 def wide_group_of(backend: EagerBackend) -> GroupResult[int]:
     """Return the handle of ``task_1 | group(task_2, task_3)``."""
-    course = Course(
+    graph = TaskGraph(
         ["task_1", "task_2", "task_3"], ["task_1"], {"task_2": ["task_1"], "task_3": ["task_1"]}
     )
-    return GroupResult("group_1", backend, ["task_2", "task_3"], course=course, may_come=True)
+    return GroupResult("group_1", backend, ["task_2", "task_3"], graph=graph, may_come=True)
 
 
 def test_a_groups_progress_is_counted_in_one_look(backend: Counted, ask: Way) -> None:
@@ -687,8 +687,8 @@ def test_canceling_a_workflow_names_what_may_have_a_state_and_what_is_to_come(
 ) -> None:
     pending(backend, "task_1")
     canceler = Canceler(backend)
-    course = Course.of_chain(["task_1", "task_2"])
-    result: ChainResult[int] = ChainResult("task_2", backend, course, canceler=canceler)
+    graph = TaskGraph.of_chain(["task_1", "task_2"])
+    result: ChainResult[int] = ChainResult("task_2", backend, graph, canceler=canceler)
 
     done = ask(result, "cancel")
 

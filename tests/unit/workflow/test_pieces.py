@@ -25,7 +25,7 @@ from machine.workflow.builders import (
     new_group,
     new_signature,
 )
-from machine.workflow.callbacks import chord_callback, follow_ups, retried
+from machine.workflow.callbacks import choose_follow_ups, make_chord_callback, make_retry
 from machine.workflow.pieces import Chain
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -62,7 +62,7 @@ def call(signature: Signature) -> Succeeded:
 def run_to_the_end(signature: Signature) -> int:
     """Run a signature and its first callback, and that one's, and return the last result."""
     outcome = call(signature)
-    after = follow_ups(signature, outcome)
+    after = choose_follow_ups(signature, outcome)
     return run_to_the_end(after[0]) if after else outcome.results[0].value
 
 
@@ -306,7 +306,7 @@ def test_results_are_appended_to_the_arguments_of_a_callback() -> None:
         name="add", uuid="task_1", on_success=[Signature(name="sub", args=ints(100))]
     )
 
-    [callback] = follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
+    [callback] = choose_follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
 
     assert callback.args == ints(100, 2)
     assert callback.headers == {"x-correlation-id": "task_1"}
@@ -316,7 +316,7 @@ def test_results_are_appended_to_the_arguments_of_a_callback() -> None:
 def test_all_results_are_passed_on_in_order_to_every_callback() -> None:
     parent = Signature(name="a", uuid="task_1", on_success=[Signature(name=n) for n in "bc"])
 
-    after = follow_ups(
+    after = choose_follow_ups(
         parent, Succeeded([TaskResult("string", "x"), TaskResult("[]uint8", "aGk=")])
     )
 
@@ -332,7 +332,7 @@ def test_an_immutable_parent_passes_nothing_on() -> None:
         on_success=[Signature(name="b", args=ints(7), immutable=False)],
     )
 
-    [callback] = follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
+    [callback] = choose_follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
 
     assert callback.args == ints(7)
 
@@ -340,7 +340,7 @@ def test_an_immutable_parent_passes_nothing_on() -> None:
 def test_an_immutable_callback_still_gets_its_parents_results() -> None:
     parent = Signature(name="a", uuid="t", on_success=[Signature(name="b", immutable=True)])
 
-    [callback] = follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
+    [callback] = choose_follow_ups(parent, Succeeded([TaskResult("int64", 2)]))
 
     assert callback.args == ints(2)
 
@@ -353,7 +353,7 @@ def test_an_error_is_the_first_argument_of_an_error_callback() -> None:
         on_error=[Signature(name="onerr", args=[Arg("string", "extra")])],
     )
 
-    [callback] = follow_ups(parent, Failed("boom"))
+    [callback] = choose_follow_ups(parent, Failed("boom"))
 
     assert (callback.name, callback.args) == (
         "onerr",
@@ -364,7 +364,7 @@ def test_an_error_is_the_first_argument_of_an_error_callback() -> None:
 def test_a_retry_is_followed_by_nothing() -> None:
     parent = Signature(name="a", on_success=[Signature(name="b")], on_error=[Signature(name="c")])
 
-    assert follow_ups(parent, Again(1.0, "again", counted=True)) == []
+    assert choose_follow_ups(parent, Again(1.0, "again", counted=True)) == []
 
 
 def test_callbacks_without_an_id_get_the_same_one_each_time() -> None:
@@ -375,8 +375,8 @@ def test_callbacks_without_an_id_get_the_same_one_each_time() -> None:
         on_error=[Signature(name="b")],
     )
 
-    once = [s.uuid for o in (Succeeded([]), Failed("x")) for s in follow_ups(parent, o)]
-    again = [s.uuid for o in (Succeeded([]), Failed("x")) for s in follow_ups(parent, o)]
+    once = [s.uuid for o in (Succeeded([]), Failed("x")) for s in choose_follow_ups(parent, o)]
+    again = [s.uuid for o in (Succeeded([]), Failed("x")) for s in choose_follow_ups(parent, o)]
 
     assert once == again
     assert len(set(once)) == 4
@@ -386,9 +386,9 @@ def test_callbacks_without_an_id_get_the_same_one_each_time() -> None:
 
 def test_callbacks_of_different_parents_get_different_ids() -> None:
     uuids = {
-        follow_ups(Signature(name="a", uuid=u, on_success=[Signature(name="b")]), Succeeded([]))[
-            0
-        ].uuid
+        choose_follow_ups(
+            Signature(name="a", uuid=u, on_success=[Signature(name="b")]), Succeeded([])
+        )[0].uuid
         for u in ("task_1", "task_2")
     }
 
@@ -418,7 +418,7 @@ def test_a_counted_retry_waits_fibonacci_seconds_and_uses_up_one() -> None:
     seen = []
 
     for _ in range(3):
-        signature = retried(signature, Again(99.0, "x", counted=True), NOW_NS)
+        signature = make_retry(signature, Again(99.0, "x", counted=True), NOW_NS)
         seen.append((signature.retry_count, signature.retry_timeout, signature.eta_ns))
 
     assert seen == [
@@ -437,7 +437,7 @@ def test_a_counted_retry_waits_fibonacci_seconds_and_uses_up_one() -> None:
 def test_retry_later_waits_its_own_delay_and_uses_up_nothing() -> None:
     signature = Signature(name="a", retry_count=3, retry_timeout=5)
 
-    again = retried(signature, Again(1.5, "later", counted=False), NOW_NS)
+    again = make_retry(signature, Again(1.5, "later", counted=False), NOW_NS)
 
     assert (again.retry_count, again.retry_timeout) == (3, 5)
     assert again.eta_ns == NOW_NS + 1_500_000_000
@@ -446,8 +446,8 @@ def test_retry_later_waits_its_own_delay_and_uses_up_nothing() -> None:
 def test_attempts_are_counted_in_a_header_of_the_copy() -> None:
     first = Signature(name="a", headers={"uber-trace-id": "1"})
 
-    second = retried(first, Again(0, "x", counted=False), NOW_NS)
-    third = retried(second, Again(0, "x", counted=True), NOW_NS)
+    second = make_retry(first, Again(0, "x", counted=False), NOW_NS)
+    third = make_retry(second, Again(0, "x", counted=True), NOW_NS)
 
     assert [attempt(s) for s in (first, second, third)] == [1, 2, 3]
     assert third.headers == {"uber-trace-id": "1", ATTEMPT_HEADER: "3"}
@@ -465,7 +465,7 @@ def test_an_attempt_header_that_makes_no_sense_counts_as_the_first(text: object)
 def test_a_chord_callback_gets_its_own_arguments_then_all_results_in_group_order() -> None:
     callback = Signature(name="multiply", uuid="chord_1", args=ints(3))
 
-    ready = chord_callback(callback, [success("task_1", 2), success("task_2", 10)])
+    ready = make_chord_callback(callback, [success("task_1", 2), success("task_2", 10)])
 
     assert isinstance(ready, Signature)
     assert ready.args == ints(3, 2, 10)
@@ -477,7 +477,7 @@ def test_a_chord_over_three_sums_comes_to_88() -> None:
     members = [add.s(1, 1), add.s(2, 2), add.s(5, 6)]
     states = [success(f"task_{i}", call(s).results[0].value) for i, s in enumerate(members)]
 
-    ready = chord_callback(multiply.partial(), states)
+    ready = make_chord_callback(multiply.partial(), states)
 
     assert isinstance(ready, Signature)
     assert call(ready).results[0].value == 88
@@ -486,7 +486,7 @@ def test_a_chord_over_three_sums_comes_to_88() -> None:
 def test_an_immutable_chord_callback_gets_its_own_arguments_only() -> None:
     callback = Signature(name="multiply", uuid="chord_1", args=ints(3), immutable=True)
 
-    ready = chord_callback(callback, [success("task_1", 2)])
+    ready = make_chord_callback(callback, [success("task_1", 2)])
 
     assert isinstance(ready, Signature)
     assert ready.args == ints(3)
@@ -498,7 +498,7 @@ def test_the_failures_of_many_members_fit_into_one_error() -> None:
         for n in range(100)
     ]
 
-    failed = chord_callback(Signature(name="a", uuid="chord_1"), states)
+    failed = make_chord_callback(Signature(name="a", uuid="chord_1"), states)
 
     assert isinstance(failed, Failed)
     assert failed.error.startswith("100 of 100 chord members failed: task_0: x")
@@ -507,7 +507,7 @@ def test_the_failures_of_many_members_fit_into_one_error() -> None:
 
 
 def test_members_without_results_add_no_arguments() -> None:
-    ready = chord_callback(
+    ready = make_chord_callback(
         Signature(name="a", uuid="chord_1"), [success("task_1"), success("t", 1)]
     )
 
@@ -518,7 +518,7 @@ def test_members_without_results_add_no_arguments() -> None:
 def test_a_chord_callback_without_an_id_gets_the_same_one_each_time() -> None:
     states = [success("task_1"), success("task_2")]
 
-    first, second = (chord_callback(Signature(name="a"), states) for _ in range(2))
+    first, second = (make_chord_callback(Signature(name="a"), states) for _ in range(2))
 
     assert isinstance(first, Signature)
     assert re.fullmatch(r"chord_[0-9a-f-]{36}", first.uuid)
@@ -545,7 +545,7 @@ FAILED = TaskState(task_uuid="task_f", state=State.FAILURE, error="oops")
 def test_a_chord_cannot_run_over_a_member_that_did_not_succeed(
     states: list[TaskState | None], uuids: tuple[str, ...], text: str
 ) -> None:
-    assert chord_callback(Signature(name="cb"), states, uuids) == Failed(text)
+    assert make_chord_callback(Signature(name="cb"), states, uuids) == Failed(text)
 
 
 # -- algebra -----------------------------------------------------------------------------------
@@ -556,7 +556,7 @@ def test_any_chain_passes_on_each_result_exactly_once(args: list[list[int]]) -> 
     links = Chain([add.s(*each) for each in args]).linked()
 
     for before, after in pairwise(links):
-        [sent] = follow_ups(before, Succeeded([TaskResult("int64", 1)]))
+        [sent] = choose_follow_ups(before, Succeeded([TaskResult("int64", 1)]))
         assert sent.args == [*after.args, Arg("int64", 1)]
 
 
@@ -566,7 +566,7 @@ def test_retries_always_end_and_never_wait_less_than_before(count: int, start: i
     delays = []
 
     while signature.retry_count:
-        signature = retried(signature, Again(0.0, "x", counted=True), 0)
+        signature = make_retry(signature, Again(0.0, "x", counted=True), 0)
         delays.append(signature.retry_timeout)
 
     assert len(delays) == count

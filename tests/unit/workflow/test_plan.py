@@ -18,7 +18,7 @@ from machine.wire.signature import Arg, GroupMeta, Signature, TaskResult
 from machine.wire.states import decode_group, encode_group
 from machine.workflow.builders import chain, chord, group, new_group
 from machine.workflow.pieces import Chain, Chord, Group, GroupChain, TypedSignature, steps_of
-from machine.workflow.plan import GATHER, Plan, gather, plan
+from machine.workflow.plan import GATHER, WorkflowPlan, gather, make_plan
 
 
 @task
@@ -34,7 +34,7 @@ def named(name: str) -> TypedSignature[int]:
 a, b, c, d, e, f = (named(name) for name in "abcdef")
 
 
-def planned(piece: Any) -> Plan:
+def planned(piece: Any) -> WorkflowPlan:
     """Return the plan, with ids that can be told apart: names, ``+1`` for collectors, ``g1`` …."""
     collectors, groups = count(1), count(1)
 
@@ -42,7 +42,7 @@ def planned(piece: Any) -> Plan:
         own.uuid = own.uuid or f"+{next(collectors)}"
         return own
 
-    return plan(steps_of(piece), complete, lambda: f"g{next(groups)}")
+    return make_plan(steps_of(piece), complete, lambda: f"g{next(groups)}")
 
 
 def shape(signature: Signature) -> str:
@@ -132,7 +132,7 @@ def test_headers_are_null_in_what_is_nested_as_machinery_writes_them() -> None:
     assert head.on_success[0].on_success[0].headers is None
 
 
-# -- the course --------------------------------------------------------------------------------
+# -- the graph --------------------------------------------------------------------------------
 
 
 def test_every_group_is_known_with_the_ids_of_the_tasks_that_end_its_members() -> None:
@@ -145,17 +145,17 @@ def test_every_group_is_known_with_the_ids_of_the_tasks_that_end_its_members() -
 def test_the_course_has_each_task_behind_its_causes() -> None:
     made = planned(a | group(b | c, d) | group(e) | f)
 
-    assert made.course.uuids == ["a", "b", "c", "d", "+1", "e", "f"]
-    assert made.course.first == ["a"]
-    assert made.course.causes == {
+    assert made.graph.uuids == ["a", "b", "c", "d", "+1", "e", "f"]
+    assert made.graph.first == ["a"]
+    assert made.graph.causes == {
         "b": ["a"], "c": ["b"], "d": ["a"], "+1": ["c", "d"], "e": ["+1"], "f": ["e"],
     }  # fmt: skip
 
 
-def test_stages_are_the_steps_as_they_were_written() -> None:
+def test_the_planned_steps_are_the_steps_as_they_were_written() -> None:
     made = planned(a | group(b | c, d) | e)
 
-    assert [(s.task_name, list(s.uuids), s.at_once) for s in made.stages] == [
+    assert [(s.task_name, list(s.uuids), s.at_once) for s in made.steps] == [
         ("job", ["a"], True), ("", ["c", "d"], False), ("job", ["e"], False),
     ]  # fmt: skip
 
@@ -200,9 +200,9 @@ def test_any_workflow_reaches_all_its_tasks_and_counts_its_groups(piece: Any) ->
     made = planned(piece)
     found = list(everything(made.heads))
 
-    assert sorted(one.uuid for one in found) == sorted(made.course.uuids)
-    place = {uuid: index for index, uuid in enumerate(made.course.uuids)}
-    for uuid, causes in made.course.causes.items():
+    assert sorted(one.uuid for one in found) == sorted(made.graph.uuids)
+    place = {uuid: index for index, uuid in enumerate(made.graph.uuids)}
+    for uuid, causes in made.graph.causes.items():
         assert all(place[cause] < place[uuid] for cause in causes)
     for known in made.groups:
         members = [one for one in found if one.group_uuid == known.group_uuid]
@@ -210,7 +210,7 @@ def test_any_workflow_reaches_all_its_tasks_and_counts_its_groups(piece: Any) ->
         assert {one.group_task_count for one in members} == {len(known.uuids)}
         assert len({id(one.chord_callback) for one in members}) == 1
         assert not any(one.on_success for one in members)
-    assert set(made.course.first) == set(made.course.uuids) - set(made.course.causes)
+    assert set(made.graph.first) == set(made.graph.uuids) - set(made.graph.causes)
 
 
 # -- the collector -----------------------------------------------------------------------------

@@ -11,14 +11,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from place import Place
+from environment import Environment
+from samples import Samples
 
 from machine import chain, group, tasks
-
-if TYPE_CHECKING:
-    from drain import Samples
 
 #: Names of the values: members/s, of the nested one tasks/s.
 SMALL, LARGE, NESTED = "chord.small", "chord.large", "chord.nested"
@@ -29,31 +27,31 @@ _WARM_UP = 20
 _LOST_S = 120.0
 
 
-def run(place: Place, count: int, into: Samples) -> None:
+def run(environment: Environment, count: int, into: Samples) -> None:
     """
     Measure the three once.
 
     Args:
-        place: Where; its server is empty.
+        environment: Where; its server is empty.
         count: Members of the large one; the others have a tenth of it.
         into: Gets the values, and under ``<name>.caller`` the caller's CPU.
     """
     small = max(1, count // 10)
-    with place.worker(_PROCESSES, place.config.default_queue) as pids:
-        _time(_plain(_WARM_UP), _WARM_UP * (_WARM_UP - 1))
+    with environment.worker(_PROCESSES, environment.config.default_queue) as pids:
+        _time(_make_plain(_WARM_UP), _WARM_UP * (_WARM_UP - 1))
         for name, tasks_in_it, chord, value in (
-            (SMALL, small, _plain(small), small * (small - 1)),
-            (LARGE, 10 * small, _plain(10 * small), 10 * small * (10 * small - 1)),
-            (NESTED, 2 * small, _nested(small), small * small),
+            (SMALL, small, _make_plain(small), small * (small - 1)),
+            (LARGE, 10 * small, _make_plain(10 * small), 10 * small * (10 * small - 1)),
+            (NESTED, 2 * small, _make_nested(small), small * small),
         ):
             _measure(name, tasks_in_it, chord, value, pids, into)
 
 
-def _plain(size: int) -> Any:
+def _make_plain(size: int) -> Any:
     return tasks.add.map([(i, i) for i in range(size)]) | tasks.add.partial()
 
 
-def _nested(size: int) -> Any:
+def _make_nested(size: int) -> Any:
     return group(chain(tasks.add.s(i, i), tasks.add.partial(1)) for i in range(size)) | (
         tasks.add.partial()
     )
@@ -69,6 +67,6 @@ def _measure(
 
 
 def _time(chord: Any, value: int) -> None:
-    found = chord.send().get(timeout=_LOST_S)
-    if found != value:
-        sys.exit(f"error: a chord came to {found}, not to {value}")
+    reached = chord.send().get(timeout=_LOST_S)
+    if reached != value:
+        sys.exit(f"error: a chord came to {reached}, not to {value}")

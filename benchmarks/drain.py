@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import bare
 import chords
 import redis
-from place import HERE, Place, cpu_s
+from environment import HERE, Environment
+from samples import Samples
 
 from machine import tasks
 
@@ -32,95 +30,66 @@ _GROUP = 1000
 _LOST_S = 60.0
 
 
-@dataclass
-class Samples:
-    """
-    Measured values by name, one for each round.
-
-    Attributes:
-        values: ``"drain.1": [tasks/s, …]``.
-        cpu: ``"drain.1": [µs a task, …]``, of the workers, or of the caller where it sends.
-        server: The same of the server; both 0.0 where the system does not tell.
-    """
-
-    server_pid: int
-    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    server: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    @contextmanager
-    def rate(self, name: str, count: int, pids: Sequence[int] = ()) -> Iterator[None]:
-        """Time the block as ``count`` tasks, with the CPU of these processes, or of this one."""
-        server_s = cpu_s([self.server_pid])
-        busy_s = cpu_s(pids) if pids else time.process_time()
-        started_s = time.perf_counter()
-        yield
-        self.values[name].append(count / (time.perf_counter() - started_s))
-        busy_s = (cpu_s(pids) if pids else time.process_time()) - busy_s
-        self.cpu[name].append(busy_s / count * 1e6)
-        self.server[name].append((cpu_s([self.server_pid]) - server_s) / count * 1e6)
-
-
-def measure(place: Place, kinds: Sequence[str], count: int, runs: int) -> Samples:
+def measure(environment: Environment, kinds: Sequence[str], count: int, runs: int) -> Samples:
     """
     Measure these kinds ``runs`` times.
 
     Args:
-        place: Where; its server is emptied again and again.
+        environment: Where; its server is emptied again and again.
         kinds: Of `KINDS`.
         count: Tasks of one drain; sending, round trips and chords take fewer.
         runs: Rounds.
     """
-    samples = Samples(place.embedded.pid)
+    samples = Samples(environment.embedded.pid)
     steps: dict[str, Callable[[Samples], None]] = {
-        "enqueue": lambda into: _enqueue(place, max(1, count // 4), into),
-        "bulk": lambda into: _bulk(place, count, into),
-        "drain": _Drain(place, count).run if "drain" in kinds else lambda _: None,
-        "roundtrip": lambda into: _round_trips(place, max(1, count // 40), into),
-        "chords": lambda into: chords.run(place, max(1, count // 2), into),
+        "enqueue": lambda into: _enqueue(environment, max(1, count // 4), into),
+        "bulk": lambda into: _bulk(environment, count, into),
+        "drain": _Drain(environment, count).run if "drain" in kinds else lambda _: None,
+        "roundtrip": lambda into: _round_trips(environment, max(1, count // 40), into),
+        "chords": lambda into: chords.run(environment, max(1, count // 2), into),
     }
     for _ in range(runs):
         for kind in kinds:
-            place.raw.flushall()
+            environment.raw.flushall()
             steps[kind](samples)
     return samples
 
 
-def _enqueue(place: Place, count: int, into: Samples) -> None:
-    message = _message(place)
+def _enqueue(environment: Environment, count: int, into: Samples) -> None:
+    message = _message(environment)
     with into.rate("enqueue", count):
         for i in range(count):
             tasks.add.send(i, i)
-    bare.push_each(place.raw, _QUEUE, [message])
+    bare.push_each(environment.raw, _QUEUE, [message])
     with into.rate("enqueue.bare", count):
-        bare.push_each(place.raw, _QUEUE, [message] * count)
+        bare.push_each(environment.raw, _QUEUE, [message] * count)
 
 
-def _bulk(place: Place, count: int, into: Samples) -> None:
-    message = _message(place)
+def _bulk(environment: Environment, count: int, into: Samples) -> None:
+    message = _message(environment)
     with into.rate("bulk", count):
         for start in range(0, count, _GROUP):
             tasks.add.map([(i, i) for i in range(start, min(count, start + _GROUP))]).send()
     with into.rate("bulk.bare", count):
-        bare.push_batches(place.raw, _QUEUE, [message] * count)
+        bare.push_batches(environment.raw, _QUEUE, [message] * count)
 
 
-def _message(place: Place) -> bytes:
+def _message(environment: Environment) -> bytes:
     """Send one task, and return its message; links are open then, and scripts known."""
     tasks.add.s(1, 1).options(queue=_SAMPLE).send()
-    return place.caller.broker.pending(_SAMPLE, 1)[0]
+    return environment.caller.broker.pending(_SAMPLE, 1)[0]
 
 
 class _Drain:
     """The same tasks again and again, their states set back to PENDING each time."""
 
-    def __init__(self, place: Place, count: int) -> None:
-        self._place, self._count = place, count
-        place.raw.flushall()
+    def __init__(self, environment: Environment, count: int) -> None:
+        self._environment, self._count = environment, count
+        environment.raw.flushall()
         sent = [tasks.add.send(i, i).uuid for i in range(count)]
-        self._messages = place.caller.broker.pending(place.config.default_queue)
+        self._messages = environment.caller.broker.pending(environment.config.default_queue)
         self._states = [
-            dict(zip(chunk, place.raw.mget(chunk), strict=True))
+            dict(zip(chunk, environment.raw.mget(chunk), strict=True))
             for chunk in (sent[i : i + _CHUNK] for i in range(0, count, _CHUNK))
         ]
 
@@ -133,19 +102,19 @@ class _Drain:
 
     def _stage(self) -> None:
         for states in self._states:
-            self._place.raw.mset(states)
-        bare.push_batches(self._place.raw, _STAGED, self._messages)
+            self._environment.raw.mset(states)
+        bare.push_batches(self._environment.raw, _STAGED, self._messages)
 
     def _bare(self, name: str, drain: Callable[[redis.Redis, str], float], into: Samples) -> None:
         self._stage()
         with into.rate(name, self._count):
-            drain(self._place.raw, _STAGED)
+            drain(self._environment.raw, _STAGED)
         self._check(name)
 
     def _ours(self, processes: int, into: Samples) -> None:
         self._stage()
-        raw, name = self._place.raw, f"drain.{processes}"
-        with self._place.worker(processes, _QUEUE) as pids:
+        raw, name = self._environment.raw, f"drain.{processes}"
+        with self._environment.worker(processes, _QUEUE) as pids:
             with into.rate(name, self._count, pids):
                 # All at once into a queue that idle workers wait at.
                 raw.rename(_STAGED, _QUEUE)
@@ -155,7 +124,7 @@ class _Drain:
     def _wait(self) -> None:
         """Wait until nothing is left; looks rarely at first, so as not to be in the way."""
         started_s = time.perf_counter()
-        while left := self._place.unfinished(_QUEUE):
+        while left := self._environment.unfinished(_QUEUE):
             passed_s = time.perf_counter() - started_s
             rest_s = passed_s * left / max(1, self._count - left)
             if passed_s > _LOST_S:
@@ -165,19 +134,19 @@ class _Drain:
     def _check(self, name: str) -> None:
         done = 0
         for states in self._states:
-            done += sum(b'"SUCCESS"' in state for state in self._place.raw.mget(list(states)))
+            done += sum(b'"SUCCESS"' in state for state in self._environment.raw.mget(list(states)))
         if done != self._count:
             sys.exit(f"error: {name}: {done} of {self._count} tasks succeeded")
 
 
-def _round_trips(place: Place, count: int, into: Samples) -> None:
+def _round_trips(environment: Environment, count: int, into: Samples) -> None:
     warm_up = max(1, count // 10)
-    with place.worker(1, place.config.default_queue):
+    with environment.worker(1, environment.config.default_queue):
         times = [_round_trip(i) for i in range(warm_up + count)]
         _quantiles("roundtrip", times[warm_up:], into)
-        message = _message(place)
-    with place.process([sys.executable, str(HERE / "bare.py")], 1):
-        times = [bare.ask(place.raw, message) for _ in range(warm_up + count)]
+        message = _message(environment)
+    with environment.process([sys.executable, str(HERE / "bare.py")], 1):
+        times = [bare.ask(environment.raw, message) for _ in range(warm_up + count)]
         _quantiles("roundtrip.bare", times[warm_up:], into)
 
 

@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 import chords
-from drain import Samples
+from samples import Samples
 
-#: Name of a value -> what people call it. Its unit: ms where it is a round trip, else tasks/s.
+#: Name of a value -> its line in the table. Its unit: ms where it is a round trip, else tasks/s.
 _NAMES = {
     "enqueue": "enqueue one by one",
     "bulk": "enqueue bulk (group)",
@@ -40,22 +40,22 @@ class Goal:
     What a value is to reach.
 
     Attributes:
-        place: "all CPUs" or "1 CPU".
+        cpus: One of `CPU_LIMITS`.
         name: Of the value.
         bound: At least so many tasks/s, or at most so many ms; with ``against``, so many times it.
         against: Name of the value it is divided by, or "".
         label: What people call the two.
     """
 
-    place: str
+    cpus: str
     name: str
     bound: float
     against: str = ""
     label: str = ""
 
 
-#: The two places everything is measured in: name -> CPUs, 0 = all.
-PLACES = {"all CPUs": 0, "1 CPU": 1}
+#: Everything is measured under each of these: name -> CPUs, 0 = all.
+CPU_LIMITS = {"all CPUs": 0, "1 CPU": 1}
 
 GOALS = (
     Goal("all CPUs", "drain.2", 2.5, "drain.bare", "drain / bare one-by-one"),
@@ -68,19 +68,19 @@ GOALS = (
 )
 
 
-def table(results: Mapping[str, Samples]) -> Iterator[str]:
-    """Yield the lines of one table for each place."""
-    for place, samples in results.items():
+def table_lines(results: Mapping[str, Samples]) -> Iterator[str]:
+    """Yield the lines of one table for each of `CPU_LIMITS`."""
+    for cpus, samples in results.items():
         if not samples.values.keys() & _NAMES.keys():
             continue
-        yield f"{place:28}  {'ours':>12}  {'bare':>12}  {'ratio':>7}  {'CPU µs':>7}  {'server':>7}"
+        yield f"{cpus:28}  {'ours':>12}  {'bare':>12}  {'ratio':>7}  {'CPU µs':>7}  {'server':>7}"
         for name, label in _NAMES.items():
             if not samples.values.get(name):
                 continue
             ours, bare = median(samples.values[name]), median(samples.values[_BARE[name]])
-            cpu, server = _micros(samples.cpu, name), _micros(samples.server, name)
+            cpu, server = _format_cpu(samples.cpu, name), _format_cpu(samples.server, name)
             yield (
-                f"  {label:26}  {_shown(name, ours):>12}  {_shown(name, bare):>12}  "
+                f"  {label:26}  {_format_value(name, ours):>12}  {_format_value(name, bare):>12}  "
                 f"{ours / bare:6.2f}x  {cpu:>7}  {server:>7}"
             )
         yield ""
@@ -89,7 +89,7 @@ def table(results: Mapping[str, Samples]) -> Iterator[str]:
 def chord_lines(results: Mapping[str, Samples], count: int) -> Iterator[str]:
     """Yield one line for each chord, and one that says whether they grow as their members do."""
     members = max(1, count // 2 // 10)
-    for place, samples in results.items():
+    for cpus, samples in results.items():
         if not samples.values.get(chords.LARGE):
             continue
         seconds = {}
@@ -101,19 +101,19 @@ def chord_lines(results: Mapping[str, Samples], count: int) -> Iterator[str]:
             rate = median(samples.values[name])
             seconds[name] = size / rate
             yield (
-                f"{label}, {place}: {seconds[name]:.2f} s, {rate:,.0f} {parts}/s; CPU µs each: "
-                f"caller {_micros(samples.cpu, name + '.caller')}, workers "
-                f"{_micros(samples.cpu, name)}, server {_micros(samples.server, name)}"
+                f"{label}, {cpus}: {seconds[name]:.2f} s, {rate:,.0f} {parts}/s; CPU µs each: "
+                f"caller {_format_cpu(samples.cpu, name + '.caller')}, workers "
+                f"{_format_cpu(samples.cpu, name)}, server {_format_cpu(samples.server, name)}"
             )
         ratio = seconds[chords.LARGE] / seconds[chords.SMALL]
-        yield f"ten times the members, {place}: {ratio:.1f} times as long (linear: 10)"
+        yield f"ten times the members, {cpus}: {ratio:.1f} times as long (linear: 10)"
         yield ""
 
 
-def goals(results: Mapping[str, Samples]) -> Iterator[str]:
+def goal_lines(results: Mapping[str, Samples]) -> Iterator[str]:
     """Yield one line for each goal whose values were measured."""
     for goal in GOALS:
-        values = results[goal.place].values if goal.place in results else {}
+        values = results[goal.cpus].values if goal.cpus in results else {}
         if not values.get(goal.name):
             continue
         reached = median(values[goal.name])
@@ -121,27 +121,27 @@ def goals(results: Mapping[str, Samples]) -> Iterator[str]:
             ratio = reached / median(values[goal.against])
             yield f"{goal.label}: {ratio:.1f}x (goal {goal.bound:g}x)"
         else:
-            bound, place = _shown(goal.name, goal.bound), goal.place
-            yield f"{_NAMES[goal.name]}, {place}: {_shown(goal.name, reached)} (goal {bound})"
+            text, bound = (_format_value(goal.name, value) for value in (reached, goal.bound))
+            yield f"{_NAMES[goal.name]}, {goal.cpus}: {text} (goal {bound})"
 
 
 def as_json(results: Mapping[str, Samples], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything measured, medians first, as what JSON holds."""
     places = {
-        place: {
-            "median": {name: median(found) for name, found in samples.values.items()},
-            "cpu_us": {name: median(found) for name, found in samples.cpu.items()},
-            "server_us": {name: median(found) for name, found in samples.server.items()},
+        cpus: {
+            "median": {name: median(values) for name, values in samples.values.items()},
+            "cpu_us": {name: median(values) for name, values in samples.cpu.items()},
+            "server_us": {name: median(values) for name, values in samples.server.items()},
             "values": dict(samples.values),
         }
-        for place, samples in results.items()
+        for cpus, samples in results.items()
     }
-    return {**about, "places": places, "goals": list(goals(results))}
+    return {**about, "places": places, "goals": list(goal_lines(results))}
 
 
-def _micros(found: Mapping[str, list[float]], name: str) -> str:
-    return f"{median(found[name]):.1f}" if any(found.get(name, ())) else "-"
+def _format_cpu(micros: Mapping[str, list[float]], name: str) -> str:
+    return f"{median(micros[name]):.1f}" if any(micros.get(name, ())) else "-"
 
 
-def _shown(name: str, value: float) -> str:
+def _format_value(name: str, value: float) -> str:
     return f"{value:.2f} ms" if name.startswith("roundtrip") else f"{value:,.0f}/s"

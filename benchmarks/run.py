@@ -1,8 +1,8 @@
 """
-The benchmarks' front door: ``make bench``, or ``python benchmarks/run.py --help``.
+Run the benchmarks: ``make bench``, or ``python benchmarks/run.py --help``.
 
-It starts a server of its own for each place, measures, prints a table and a
-line for each goal, and leaves nothing behind.
+It starts a server of its own on all CPUs and one on a single CPU, measures both, prints
+a table and a line for each goal, and ends what it started.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import sys
 
 import drain
 import report
-from place import Place, can_pin, on_cpus
+from environment import Environment, can_pin, on_cpus
+from samples import Samples
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,14 +60,14 @@ def main() -> int:
     """Measure and print; return the exit status."""
     options = _parser().parse_args()
     load = os.getloadavg()[0]
-    results: dict[str, drain.Samples] = {}
+    results: dict[str, Samples] = {}
     version = ""
-    for name, cpus in report.PLACES.items():
+    for name, cpus in report.CPU_LIMITS.items():
         if cpus and not can_pin():
             continue
-        with on_cpus(cpus), Place(options.server) as place:
-            version = place.version
-            results[name] = drain.measure(place, options.only, options.tasks, options.runs)
+        with on_cpus(cpus), Environment(options.server) as environment:
+            version = environment.version
+            results[name] = drain.measure(environment, options.only, options.tasks, options.runs)
     about = {
         "server": version,
         "python": platform.python_version(),
@@ -80,9 +81,9 @@ def main() -> int:
         return 0
     print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
     for line in (
-        *report.table(results),
+        *report.table_lines(results),
         *report.chord_lines(results, options.tasks),
-        *report.goals(results),
+        *report.goal_lines(results),
     ):
         print(line)
     return 0

@@ -1,8 +1,7 @@
 """
 Where a benchmark runs: CPUs, a server of its own, workers as real processes.
 
-Everything started here is ended here, by its process id. What is measured, and
-how, it does not know.
+Everything started here is ended here, by its process id. It measures nothing itself.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def cpu_s(pids: Sequence[int]) -> float:
     return total_ns / 1e9
 
 
-class Place:
+class Environment:
     """
     A server, a plain client of it, and a caller's `Server`; used as a context manager.
 
@@ -97,10 +96,10 @@ class Place:
             command: The program and its arguments.
             blocked: How many of its connections then wait in a blocking command.
         """
-        environment = {k: v for k, v in os.environ.items() if k.startswith(_KEPT)}
+        variables = {k: v for k, v in os.environ.items() if k.startswith(_KEPT)}
         with tempfile.TemporaryDirectory() as folder:
             # An empty folder: no config.yml and no .env may change what is measured.
-            running = subprocess.Popen(command, cwd=folder, env=environment | {"BROKER": self.url})
+            running = subprocess.Popen(command, cwd=folder, env=variables | {"BROKER": self.url})
             try:
                 self._wait_for_blocked(running, blocked)
                 yield running.pid
@@ -126,7 +125,7 @@ class Place:
         """Run ``worker/worker.py``, and give the process ids of its children once all wait."""
         command = [sys.executable, str(_WORKER), "-p", str(processes), "-Q", queue, "-l", "warning"]
         with self.process(command, processes) as pid:
-            yield _children(pid)
+            yield _list_children(pid)
 
     def unfinished(self, queue: str) -> int:
         """Return how many messages are queued or held, in one round trip."""
@@ -145,7 +144,7 @@ class Place:
 _KEPT = ("PATH", "HOME", "LANG", "PYTHON", "TMPDIR", "WORKER_", "COVERAGE_")
 
 
-def _children(pid: int) -> list[int]:
+def _list_children(pid: int) -> list[int]:
     """Return a process's children, where the system tells."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return (

@@ -469,7 +469,7 @@ class Server:
 
     # -- the end ---------------------------------------------------------------------------
     def close(self) -> None:
-        """Close every connection; tasks bound to this server are let go."""
+        """Stop its schedulers, unbind its tasks and close every connection."""
         for task in self.registry:
             task.release_sender(self)
         self._periodic.close()

@@ -110,8 +110,9 @@ class _LastResult(Workflow, AsyncResult[R_co]):
         """
         Return the state that decides the whole, or ``None`` when it is still open.
 
-        A last one that succeeded decides alone. Otherwise the first task that
-        failed does, so one that could not run does not hide the one to blame.
+        The last task's success decides alone: states of others may have expired. Else
+        the first failure does: each task stands behind those it follows, and a task
+        that never ran because another failed has a FAILURE state too.
         """
         last = states[-1]
         if last is not None and last.is_success:

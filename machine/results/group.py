@@ -123,8 +123,8 @@ class GroupResult(Workflow, Generic[R_co]):
     """
     The results of a group, in the order its members were given.
 
-    A member that is itself a workflow counts with the task that ends it, and
-    one that ends in a group with each task of that.
+    Of a member that is itself a workflow, the task that ends it is the member; where
+    it ends in a group, each task of that group is one.
 
     Args:
         group_uuid: The group's id.
@@ -254,8 +254,9 @@ class GroupResult(Workflow, Generic[R_co]):
         watched = self._backend.completed(self._graph.uuids, timeout, missing_ok=self._may_come)
         for state in watched if left else ():
             if state.is_failure and self._is_wider():
+                # Perhaps it never ran because another failed: raise the first one in order.
                 self._raise_first_failure(self._backend.read(self._graph.uuids))
-            if self._is_last(state, left):
+            if self._take_final(state, left):
                 break
         return self._values()
 
@@ -272,7 +273,7 @@ class GroupResult(Workflow, Generic[R_co]):
             async for state in watched:
                 if state.is_failure and self._is_wider():
                     self._raise_first_failure(await self._backend.aread(self._graph.uuids))
-                if self._is_last(state, left):
+                if self._take_final(state, left):
                     break
         return self._values()
 
@@ -311,7 +312,7 @@ class GroupResult(Workflow, Generic[R_co]):
         return list(self._by_uuid)
 
     def _is_wider(self) -> bool:
-        """Say whether there are tasks before the members, whose states say more."""
+        """Say whether the graph has more tasks than the members: those that come before them."""
         return len(self._graph.uuids) > len(self._by_uuid)
 
     def _require_any_state(self, states: Sequence[TaskState | None]) -> None:
@@ -328,8 +329,8 @@ class GroupResult(Workflow, Generic[R_co]):
         member.take(state)
         return member
 
-    def _is_last(self, state: TaskState, left: set[str]) -> bool:
-        """Take a final state, which is a good one, and say whether no member is left."""
+    def _take_final(self, state: TaskState, left: set[str]) -> bool:
+        """Keep a final state, or raise its failure; say whether all members have ended."""
         raise_if_failed(state)
         if state.task_uuid in left:
             self._take_ended(state)

@@ -147,7 +147,7 @@ class MessageMaker:
 
     def _complete_callbacks(self, own: Signature) -> None:
         todo = [(own, "")]
-        for signature, kind in todo:  # grows meanwhile: chains nest deeper than calls may
+        for signature, kind in todo:  # grows meanwhile; chains may nest deeper than Python's stack
             if signature is not own:
                 refuse_unique(signature)
                 self._fill(signature, kind)
@@ -163,7 +163,7 @@ class MessageMaker:
 
     def _check(self, signature: Signature) -> None:
         if signature.uuid == signature.routing_key:
-            # Its state would stand where the queue is: Machinery loses all its messages so.
+            # Its state would overwrite the queue's list: in Machinery all its messages are lost.
             raise SignatureError(
                 f"Task {signature.name!r} has the name of its queue, {signature.uuid!r}, as its "
                 "id; leave it empty, or choose another."
@@ -263,7 +263,7 @@ class MessageMaker:
 
 
 def _check_args(signature: Signature) -> None:
-    """Refuse values that are not of their type, and write out those that are Python's."""
+    """Refuse values that do not fit their type; turn Python's own into what the wire holds."""
     for index, arg in enumerate(signature.args):
         where = f"argument {index} of task {signature.name!r}"
         if not isinstance(arg, Arg):
@@ -281,7 +281,7 @@ def _check_args(signature: Signature) -> None:
 def with_ids(
     error: BrokerUnavailable, messages: Sequence[Message], *, keeps_states: bool
 ) -> BrokerUnavailable:
-    """Return the error with the ids: whether the messages arrived is unknown, and can be asked."""
+    """Return the error with the ids in its text, by which to look whether the messages arrived."""
     more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
     text = f"{str(error).rstrip('.')}. Task {messages[0].uuid}{more} may have been sent or not"
     if keeps_states:

@@ -135,6 +135,8 @@ class Sending:
             messages, states = self._prepare(signatures)
             backend = self.require_backend()
             try:
+                # If we die before the messages go, what was recorded expires, and sending
+                # again under the same ids is possible.
                 for meta, due_ns, ahead in _group_writes(signatures, groups):
                     backend.record_group(meta, due_ns=due_ns, ahead=ahead)
                 for state in states:
@@ -162,8 +164,8 @@ class Sending:
             raise_refusals(messages, outcomes, self._max_queue_length)
 
     # -- a unique task ---------------------------------------------------------------------
-    # Who has a key is the broker's to say, in the step that queues: two callers that asked
-    # first and queued second could both find the key free.
+    # The broker decides who has a key, in the script that queues: if callers asked first and
+    # queued second, two of them could find the key free.
     def _send_unique(self, own: Signature, asked: Unique) -> AsyncResult[Any]:
         """Send a complete signature, or find the task that has its key."""
         with self._enter([own]) if self._instruments else _NO_INSTRUMENTS:

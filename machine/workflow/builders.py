@@ -1,8 +1,8 @@
 """
-Chains, groups and chords as functions: ours, which copy, and Machinery's, which write.
+Functions that make chains, groups and chords.
 
-`chain`, `group` and `chord` leave what they are given alone; the ``new_…``
-constructors fill in and link the very signatures they are given, as Machinery's do.
+`chain`, `group` and `chord` copy what they are given. The ``new_…`` constructors fill in
+and link the very signatures they are given, as Machinery's do.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def chord(members: _Members, callback: Any) -> Any:
     return (members if isinstance(members, Group) else Group[Any](members)) | callback
 
 
-# -- Machinery's constructors: they fill in and link the very signatures they are given ----------
+# -- Machinery's constructors ------------------------------------------------------------------
 def new_signature(name: str, args: Sequence[Arg] = ()) -> Signature:
     """Return a signature of this task with a new id, as Machinery's NewSignature does."""
     return Signature(uuid=new_uuid("task"), name=name, args=list(args))

@@ -1,9 +1,9 @@
 """
 What follows an outcome: callbacks, the next attempt, a chord's callback.
 
-Pure functions from values to signatures; asked twice, they answer the same,
-ids included, so that a step that is repeated sends the same messages. Queues
-are left empty where the caller is to fill them.
+Pure functions from values to signatures. Called again with the same values they return
+the same signatures, ids included: a worker that repeats a step, because an answer was
+lost or another worker died, sends the same messages, and no task runs twice for it.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ def choose_follow_ups(signature: Signature, outcome: Outcome) -> list[Signature]
     kind and its place; an empty ``routing_key`` stays empty.
     """
     if isinstance(outcome, Succeeded):
-        results = [] if signature.immutable else list(_as_args(outcome.results))
+        results = [] if signature.immutable else list(_to_args(outcome.results))
         return [
-            _callback(signature, "on_success", index, [*callback.args, *results])
+            _make_callback(signature, "on_success", index, [*callback.args, *results])
             for index, callback in enumerate(signature.on_success)
         ]
     if isinstance(outcome, Failed):
         error = Arg("string", outcome.error)
         return [
-            _callback(signature, "on_error", index, [error, *callback.args])
+            _make_callback(signature, "on_error", index, [error, *callback.args])
             for index, callback in enumerate(signature.on_error)
         ]
     return []
 
 
-def _callback(parent: Signature, kind: str, index: int, args: list[Arg]) -> Signature:
+def _make_callback(parent: Signature, kind: str, index: int, args: list[Arg]) -> Signature:
     source = parent.on_success if kind == "on_success" else parent.on_error
-    callback = _to_send(source[index])
+    callback = _copy_to_send(source[index])
     callback.args = args
     inherit(parent, callback)
     if not callback.uuid:
@@ -58,14 +58,14 @@ def _callback(parent: Signature, kind: str, index: int, args: list[Arg]) -> Sign
     return callback
 
 
-def _to_send(signature: Signature) -> Signature:
+def _copy_to_send(signature: Signature) -> Signature:
     copy = copied(signature)
     # Machinery writes {} when it sends, and null in what is still nested.
     copy.headers = copy.headers or {}
     return copy
 
 
-def _as_args(results: Sequence[TaskResult] | None) -> Iterator[Arg]:
+def _to_args(results: Sequence[TaskResult] | None) -> Iterator[Arg]:
     return (Arg(result.type, result.value) for result in results or ())
 
 
@@ -78,9 +78,9 @@ def list_never_run(signature: Signature) -> list[Signature]:
     """
     below: list[Signature] = []
     todo = [signature]
-    for parent in todo:  # grows meanwhile: chains nest deeper than calls may
+    for parent in todo:  # grows meanwhile; chains may nest deeper than Python's stack
         for index, callback in enumerate(parent.on_success):
-            todo.append(_callback(parent, "on_success", index, callback.args))
+            todo.append(_make_callback(parent, "on_success", index, callback.args))
             below.append(todo[-1])
     return below
 
@@ -132,11 +132,11 @@ def make_chord_callback(
     if len(failed) == 1:
         return Failed(f"chord member {failed[0].task_uuid} failed: {failed[0].error}")
     if failed:
-        # No error's text may be longer than a few hundred words: each gets its share.
+        # A state's error is cut at 8 KiB: each failure gets its share of what is kept.
         most = max(20, _MOST_FAILURES_TEXT // len(failed))
         each = "; ".join(f"{state.task_uuid}: {state.error[:most]}" for state in failed)
         return Failed(f"{len(failed)} of {len(states)} chord members failed: {each}")
-    ready = _to_send(callback)
+    ready = _copy_to_send(callback)
     for index, state in enumerate(states):
         if state is None:
             member = uuids[index] if index < len(uuids) else f"{index + 1} of {len(states)}"
@@ -144,7 +144,7 @@ def make_chord_callback(
         if not state.is_success:
             return Failed(f"chord member {state.task_uuid} has not ended: it is {state.state}")
         if not callback.immutable:
-            ready.args.extend(_as_args(state.results))
+            ready.args.extend(_to_args(state.results))
     if not ready.uuid:
         members = " ".join(state.task_uuid for state in states if state is not None)
         ready.uuid = f"chord_{uuid5(_NAMESPACE, members)}"

@@ -170,7 +170,7 @@ def series(pieces: Iterable[Any]) -> Chain[Any] | GroupChain[Any]:
 
 def _find_sender(steps: Iterable[Signature | Group[Any]]) -> SenderOf | None:
     todo = list(steps)
-    for step in todo:  # grows meanwhile
+    for step in todo:  # grows meanwhile: members of groups, and theirs
         if isinstance(step, Group):
             todo += (inner for member in step.pieces for inner in steps_of(member))
         elif isinstance(step, TypedSignature) and step.sender:
@@ -289,14 +289,14 @@ class Group(Generic[R_co]):
     """
     Tasks side by side; their values come back in the order given here.
 
-    A member may be a workflow: a chain or a chord counts with its last task. A
-    group in a group, or at the end of a chain in it, is no list in the list:
-    each of its members is one of the outer group.
+    A member may be a workflow: the last task of a chain or a chord is then the
+    member. Groups are flattened: the members of a group in a group, or at the end
+    of a chain in it, are members of the outer group.
 
     Attributes:
         pieces: The members as they were given.
         group_uuid: Its id; made when it is sent if empty.
-        depth: How deep groups are in each other here, from 1.
+        depth: How deep groups nest; 1 where no member has a group in it.
     """
 
     def __init__(self, pieces: Iterable[Any], group_uuid: str = "") -> None:

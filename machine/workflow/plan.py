@@ -265,7 +265,7 @@ def _list_carried(signature: Signature) -> list[Signature]:
 def _size_of(signature: Signature) -> tuple[int, int]:
     """Return how many signatures a message of this one would hold, and how deep they nest."""
     todo, deepest = [(signature, 0)], 0
-    for one, depth in todo:  # grows meanwhile
+    for one, depth in todo:  # grows meanwhile, up to the bounds that are checked afterwards
         deepest = max(deepest, depth)
         if len(todo) <= MOST_NODES and depth <= MOST_NESTED:
             todo += ((carried, depth + 1) for carried in _list_carried(one))

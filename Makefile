@@ -48,8 +48,8 @@ TWO_SERVERS = [ -z "$${WERK_TEST_SERVER:-}" ] && \
   [ "$$($(RUN) -c 'from machine.embedded import available_servers as a; print(*a())')" = "valkey redis" ]
 
 # What can tell one kind of server from the other: scripts, connections, waiting, files. All else
-# reaches the server through the ports that tests/contract holds to their promises.
-ON_BOTH = tests/contract tests/acceptance/test_wire_on_redis.py tests/integration/test_backends.py \
+# reaches the server through the ports, and tests/contract runs on both kinds of server by itself.
+ON_BOTH = tests/acceptance/test_wire_on_redis.py tests/integration/test_backends.py \
   tests/integration/test_connection_*.py tests/integration/test_restarts.py tests/integration/test_waiting.py
 
 check: $(DEV) ## lint, format, types

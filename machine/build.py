@@ -15,13 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from machine.backend.eager import EagerBackend
-from machine.broker.eager import EagerBroker
-from machine.broker.eager_ticks import EagerTicker
 from machine.config import Config
 from machine.config.queues import names, weights
+from machine.config.redis_url import parse
+from machine.embedded import NoServer, shared_url
 from machine.errors import ConfigError
-from machine.lock import EagerLock
 from machine.periodic.entries import Entry
 from machine.ports.backend import Backend, NullBackend
 from machine.ports.broker import Broker
@@ -30,12 +28,14 @@ from machine.ports.periodic import Lock, Ticker
 from machine.redis.backend import RedisBackend
 from machine.redis.broker import RedisBroker
 from machine.redis.connections import Connections, Limits
+from machine.redis.inline import InlineBroker, InlineTicker
 from machine.redis.lock import RedisLock
 from machine.redis.periodic import RedisTicker
+from machine.redis.roles import QueueSettings
 from machine.registry import Registry
 from machine.runtime.child.child import Ways
 from machine.runtime.child.instruments import Watch
-from machine.runtime.inline import EagerRunner
+from machine.runtime.inline import InlineRunner
 from machine.runtime.settle import Terms
 from machine.runtime.supervisor.scheduler import Scheduler, Write
 from machine.runtime.supervisor.timetable import Inbox
@@ -52,8 +52,6 @@ from machine.wire.signature import Signature
 #: Machinery's timeouts are 15 s; a server that answers at all answers sooner than this.
 _MOST_ANSWER_S = 5.0
 _MOST_CONNECT_S = 2.0
-#: Machinery's eager lock is one for the whole process.
-_EAGER_LOCK = EagerLock()
 
 
 def connect(config: Config | None = None) -> Server:
@@ -115,32 +113,40 @@ def _instruments(config: Config, given: Sequence[SendInstrument]) -> list[SendIn
 def _eager_server(
     config: Config, registry: Registry, instruments: Sequence[SendInstrument]
 ) -> Server:
+    url = _own_url()
+    settings = QueueSettings.of(config)
+    queues = InlineBroker(Connections(parse(url)), settings)
+    results = RedisBackend(Connections(parse(url)), results_expire_s=config.results_expire_in)
     clock = SystemClock()
-    store = EagerBackend(clock=clock, results_expire_s=config.results_expire_in)
-    queue = EagerBroker(
-        clock=clock,
-        default_queue=config.default_queue,
-        delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
-        results_expire_s=config.results_expire_in,
-        max_queue_length=config.max_queue_length,
-        backend=store,
-        ignore_eta=True,
-    )
+
+    def periodic() -> InlineTicker:
+        return InlineTicker(Connections(parse(url)), settings, queues, clock)
+
     made = Server(
         config,
-        queue,
-        store,
+        queues,
+        results,
         registry,
         instruments=_instruments(config, instruments),
         stamps=bool(instruments),
     )
     watch = _watch(config, "", "")
-    runner = EagerRunner(queue, store, registry, terms(config), clock, queue.queues, watch)
-    made.after_enqueue = runner.run
-    marks = EagerTicker(queue.store, store.changed)
-    made.scheduler_factory = lambda owner: _scheduler_of(owner, marks)
-    made.ticker = marks
+    made.after_enqueue = InlineRunner(
+        queues, results, registry, terms(config), clock, lambda: queues.queues, watch
+    ).run
+    made.ticker = periodic()
+    made.scheduler_factory = lambda owner: _scheduler_of(owner, periodic())
     return made
+
+
+def _own_url(database: int | None = None) -> str:
+    """Return the URL of a database on this process's own server, which starts now if need be."""
+    try:
+        return shared_url(database)
+    except NoServer as error:
+        raise ConfigError(
+            f"broker, result_backend or lock is 'eager', which runs on a private server: {error}"
+        ) from error
 
 
 def connections(config: Config, url: str, *, retry_s: float = 30.0) -> Connections:
@@ -195,18 +201,8 @@ def keeps_states(config: Config) -> bool:
 
 def broker(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) -> RedisBroker:
     """Return the broker; a worker's waits for an absent server in its own loops."""
-    return RedisBroker(
-        connections(config, config.broker, retry_s=retry_s),
-        default_queue=config.default_queue,
-        delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
-        results_expire_s=config.results_expire_in,
-        max_queue_length=config.max_queue_length,
-        max_deliveries=config.worker_max_deliveries,
-        lease_s=config.worker_lease_s,
-        keeps_states=keeps_states(config),
-        block_s=config.worker_block_s,
-        worker=for_worker,
-    )
+    links = connections(config, config.broker, retry_s=retry_s)
+    return RedisBroker(links, QueueSettings.of(config, is_worker=for_worker))
 
 
 def backend(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) -> Backend:
@@ -225,11 +221,8 @@ def backend(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) 
 
 def ticker(config: Config, *, for_worker: bool = False) -> RedisTicker:
     """Return the timetable's marks, on connections of their own."""
-    return RedisTicker(
-        connections(config, config.broker, retry_s=0.0 if for_worker else 30.0),
-        results_expire_s=config.results_expire_in,
-        max_queue_length=config.max_queue_length,
-    )
+    links = connections(config, config.broker, retry_s=0.0 if for_worker else 30.0)
+    return RedisTicker(links, QueueSettings.of(config))
 
 
 def lock(config: Config) -> Lock | None:
@@ -237,7 +230,8 @@ def lock(config: Config) -> Lock | None:
     if not config.periodic_program:
         return None
     if config.lock_url == "eager":
-        return _EAGER_LOCK
+        # As in Machinery, one lock for the whole process.
+        return RedisLock(Connections(parse(_own_url(0))))
     return RedisLock(connections(config, config.lock_url, retry_s=0.0))
 
 

@@ -9,6 +9,7 @@ client library and nothing of queues.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -230,6 +232,54 @@ class EmbeddedServer:
         room, self._room = self._room, None
         if room is not None:
             shutil.rmtree(room, ignore_errors=True)
+
+
+class _Shared:
+    """The server that a process keeps for eager mode, and the databases given out on it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server: EmbeddedServer | None = None
+        self._pid = 0
+        self._given = 0
+
+    def database(self, number: int | None) -> str:
+        with self._lock:
+            if self._server is None or self._pid != os.getpid() or self._given >= _DATABASES:
+                # After a fork the server is the parent's; a full one is left to those who use it.
+                server = EmbeddedServer(args=("--databases", str(_DATABASES))).start()
+                self._server, self._pid, self._given = server, os.getpid(), 1
+                atexit.register(_stop_own, server, self._pid)
+            if number is None:
+                number, self._given = self._given, self._given + 1
+            return f"{self._server.url.rpartition('/')[0]}/{number}"
+
+
+#: Databases of one shared server; empty ones cost nothing that can be measured.
+_DATABASES = 4096
+_shared = _Shared()
+
+
+def shared_url(database: int | None = None) -> str:
+    """
+    Return the URL of a database on this process's own server.
+
+    The server starts with the first call and ends with the process, however
+    that ends. Any thread may call. A forked process gets a server of its own.
+
+    Args:
+        database: 0 is one for the whole process; ``None`` is one that nobody else has.
+
+    Raises:
+        NoServer: Nothing suitable is installed, or it would not start.
+    """
+    return _shared.database(database)
+
+
+def _stop_own(server: EmbeddedServer, pid: int) -> None:
+    # A forked process inherits this call, and must not stop its parent's server.
+    if os.getpid() == pid:
+        server.stop()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

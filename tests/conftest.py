@@ -12,13 +12,20 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 import redis
 from hypothesis import settings
 
-from machine.embedded import EmbeddedServer, NoServer
+from machine.config import Config
+from machine.config.redis_url import parse
+from machine.embedded import EmbeddedServer, NoServer, shared_url
+from machine.redis.backend import RedisBackend
+from machine.redis.broker import RedisBroker
+from machine.redis.connections import Connections
+from machine.redis.roles import QueueSettings
 
 T = TypeVar("T")
 
@@ -36,11 +43,9 @@ WORK = frozenset(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that uses the server, by fixture or as the adapter "redis"."""
+    """Mark each test that uses the server."""
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        adapter = callspec.params.get("adapter") if callspec else None
-        if "server" in getattr(item, "fixturenames", ()) or adapter == "redis":
+        if "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
 
 
@@ -130,7 +135,7 @@ def no_leaked_keys(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def uses_the_server(request: pytest.FixtureRequest) -> bool:
     """Say whether the test runs on the shared server, and not only on one of its own."""
-    return bool({"server", "adapter"} & set(request.fixturenames))
+    return "server" in request.fixturenames
 
 
 def kinds_left_on_purpose(node: pytest.Item) -> frozenset[str]:
@@ -207,3 +212,24 @@ class FakeClock:
 def clock() -> FakeClock:
     """Return a clock of the test's own."""
     return FakeClock()
+
+
+def own_links() -> Connections:
+    """Return links to an empty database on a server of the test process's own."""
+    return Connections(parse(shared_url()))
+
+
+def own_settings(**changes: Any) -> QueueSettings:
+    """Return how queues are kept by default, with these changes."""
+    return replace(QueueSettings.of(Config(broker="eager")), **changes)
+
+
+def own_backend() -> RedisBackend:
+    """Return a result store of the test's own."""
+    return RedisBackend(own_links(), results_expire_s=3600)
+
+
+def own_broker(backend: RedisBackend | None, **changes: Any) -> RedisBroker:
+    """Return a broker that nobody works for: beside a backend, or one that keeps no states."""
+    links = own_links() if backend is None else backend._connections
+    return RedisBroker(links, own_settings(keeps_states=backend is not None, **changes))

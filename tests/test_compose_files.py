@@ -99,7 +99,7 @@ def matches(pattern: str, path: str) -> bool:
     ("path", "ignored"),
     [
         ("machine/errors.py", False),
-        ("machine/broker/lua/claim.lua", False),
+        ("machine/redis/lua/claim.lua", False),
         ("requirements.lock", False),
         ("requirements-api.lock", False),
         (".env", True),

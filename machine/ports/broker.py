@@ -1,10 +1,11 @@
 """
 The broker port: who gets which message, and for how long.
 
-Adapters (`redis`, `eager`) hold the queues; everything above them speaks in
-the values of `moves`, which this module shows too. A *move* is one change of
-state of one claimed message. Each move shows the claim it belongs to, and a
-move of a claim that is no longer held changes nothing and answers
+A store implements four roles: `Queues` for callers, `Claims` for those who run
+tasks, `Upkeep` for supervisors, `Inspector` for people. Code asks for the role
+that it uses. Everything above speaks in the values of `moves`: a *move* is one
+change of state of one claimed message. Each move shows the claim it belongs
+to, and a move of a claim that is no longer held changes nothing and answers
 `Verdict.FENCED`; so every call here may be sent twice.
 """
 
@@ -110,16 +111,12 @@ class Waker(Protocol):
         ...
 
 
-class Broker(Protocol):
-    """
-    Queues. Errors: `BrokerUnavailable` when the server does not answer,
-    `BrokerRefused` when it answers that it will not.
-    """  # noqa: D205 - one sentence
+class Queues(Protocol):
+    """What callers do: send and cancel."""
 
-    #: Whether states live in the same store, so that a move and its state are one step.
+    #: Whether states live in the same store, so that a message and its state are one step.
     keeps_states: bool
 
-    # -- callers ---------------------------------------------------------------------------
     def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
         """Write each PENDING state and queue its message; one round trip, idempotent per uuid."""
         ...
@@ -170,7 +167,10 @@ class Broker(Protocol):
         """Do what `cancel` does, without blocking the event loop."""
         ...
 
-    # -- workers ---------------------------------------------------------------------------
+
+class Claims(Protocol):
+    """What those do who run tasks: a child of a worker, and eager mode."""
+
     def register(self, worker_id: str, queues: Sequence[str]) -> None:
         """Give a worker its lease on each queue; claims need one."""
         ...
@@ -219,7 +219,10 @@ class Broker(Protocol):
         """
         ...
 
-    # -- supervisors -----------------------------------------------------------------------
+
+class Upkeep(Protocol):
+    """What supervisors do. A store that gives messages of dead workers back itself needs none."""
+
     def heartbeat(self, queue: str, worker_ids: Sequence[str]) -> list[int | None]:
         """Renew leases; for each worker the number of claims held, ``None`` if not registered."""
         ...
@@ -275,7 +278,10 @@ class Broker(Protocol):
         """
         ...
 
-    # -- people ----------------------------------------------------------------------------
+
+class Inspector(Protocol):
+    """What people do, and what shows them queues: look, replay dead letters, delete them."""
+
     def pending(self, queue: str, most: int = -1) -> list[bytes]:
         """Return messages ready in a queue, next first; -1 = all."""
         ...
@@ -307,6 +313,15 @@ class Broker(Protocol):
     def eviction_policy(self) -> str:
         """Return what the server forgets when its memory is full; "" where it does not say."""
         ...
+
+
+class Broker(Queues, Claims, Upkeep, Inspector, Protocol):
+    """
+    Queues: all four roles, and their end.
+
+    Errors: `BrokerUnavailable` when the server does not answer, `BrokerRefused`
+    when it answers that it will not.
+    """
 
     def close(self) -> None:
         """Close every connection."""

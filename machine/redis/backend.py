@@ -38,7 +38,7 @@ class RedisBackend:
         results_expire_s: Seconds a state or group lives after its last change, ≥ 1.
     """
 
-    def __init__(self, connections: Connections, *, results_expire_s: int = 3600) -> None:
+    def __init__(self, connections: Connections, *, results_expire_s: int) -> None:
         self._connections = connections
         self._kept_s = results_expire_s
         self._watcher = Watcher(connections)

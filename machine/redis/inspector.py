@@ -1,33 +1,82 @@
 """
-Counting what is in queues on Redis, for whoever watches them: plain reads, two round trips.
+Queues on Redis, as people look at them: what waits, what is dead, how much of each.
 
-The second one asks after the workers that the first one found. No script: it would
+All but `replay` and `purge_dead` are plain reads. `survey` asks in two round
+trips, the second about the workers that the first one found; a script would
 read keys that it was not told of.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import islice
 
+from machine.errors import BrokerRefused
 from machine.ports.broker import QueueCount, Survey
+from machine.ports.moves import DeadLetter
 from machine.redis import keys
-from machine.redis.connections import Connections
-from machine.redis.link import Command
+from machine.redis.link import Command, script
+from machine.redis.roles import RedisRole
+from machine.wire.states import decode_letter
 
-#: Commands of the first round trip for each queue.
+#: Commands of the first round trip of `survey` for each queue.
 _EACH = 5
 
 
-class RedisSurvey:
-    """The part of `RedisBroker` that counts."""
+class RedisInspector(RedisRole):
+    """The broker's side for people and what shows them queues. See `Inspector`."""
 
-    _connections: Connections
-    _delayed_key: str
+    def pending(self, queue: str, most: int = -1) -> list[bytes]:
+        """Return messages ready in a queue, next first; -1 = all."""
+        last = -1 if most < 0 else most - 1
+        reply: list[bytes] = self._execute([("LRANGE", queue, 0, last)])[0] if most else []
+        return reply
+
+    def delayed(self, most: int = -1) -> list[bytes]:
+        """Return delayed messages of all queues, earliest first; -1 = all."""
+        last = -1 if most < 0 else most - 1
+        reply: list[bytes] = (
+            self._execute([("ZRANGE", self._settings.delayed_key, 0, last)])[0] if most else []
+        )
+        return reply
+
+    def dead(self, queue: str, most: int = 100) -> list[DeadLetter]:
+        """Return dead letters, oldest first."""
+        ids = self._execute([("ZRANGE", keys.dead_index(queue), 0, most - 1)])[0] if most else []
+        envelopes = self._execute([("HMGET", keys.dead(queue), *ids)])[0] if ids else []
+        return [
+            DeadLetter(letter.decode(), *decode_letter(envelope))
+            for letter, envelope in zip(ids, envelopes, strict=True)
+            if envelope is not None
+        ]
+
+    def replay(self, queue: str, ids: Sequence[str]) -> int:
+        """Put dead letters back at the tail of their queue, crash count 0; say how many."""
+        envelopes = self._execute([("HMGET", keys.dead(queue), *ids)])[0] if ids else []
+        args: list[str | bytes] = []
+        for letter, envelope in zip(ids, envelopes, strict=True):
+            if envelope is not None:
+                args += (letter, decode_letter(envelope).payload)
+        if not args:
+            return 0
+        names = [
+            keys.dead(queue),
+            keys.dead_index(queue),
+            keys.redelivered(queue),
+            keys.parked(queue),
+            queue,
+        ]
+        return int(self._execute([script("replay").call(names, args)])[0])
+
+    def purge_dead(self, queue: str, ids: Sequence[str]) -> int:
+        """Delete dead letters for good; say how many."""
+        names = [keys.dead(queue), keys.dead_index(queue)]
+        return int(self._execute([script("purge_dead").call(names, list(ids))])[0]) if ids else 0
 
     def survey(self, queues: Sequence[str]) -> Survey:
         """Count what is in these queues; see `Broker.survey`."""
-        commands: list[Command] = [("TIME",), ("ZCARD", self._delayed_key)]
+        commands: list[Command] = [("TIME",), ("ZCARD", self._settings.delayed_key)]
         for queue in queues:
             commands += (
                 ("LLEN", queue),
@@ -61,6 +110,19 @@ class RedisSurvey:
             for queue, (ready, landed, dead, roster, first) in zip(queues, rows, strict=True)
         ]
         return Survey(delayed, counts)
+
+    def ping(self) -> None:
+        """Raise unless the server answers."""
+        self._connections.execute([("PING",)], retry=False)
+
+    def eviction_policy(self) -> str:
+        """Return the server's ``maxmemory-policy``; "" where this user may not ask."""
+        try:
+            info = self._connections.execute([("INFO", "memory")], retry=False)[0]
+        except BrokerRefused:
+            return ""
+        found = re.search(rb"^maxmemory_policy:(\S+)", info, re.MULTILINE)
+        return found[1].decode() if found else ""
 
 
 def _alive(roster: Sequence[bytes], now_ms: int) -> list[str]:

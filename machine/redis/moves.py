@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ MOST_MOVES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class ScriptContext:
     """
     What every call needs to know.
 
@@ -46,6 +47,11 @@ class Terms:
     pending_s: int
     created: str
     canceled_key: str
+
+
+def digest_of(message: bytes) -> str:
+    """Return the name under which the scripts count for these bytes."""
+    return hashlib.sha1(message, usedforsecurity=False).hexdigest()
 
 
 @dataclass(slots=True)
@@ -66,7 +72,7 @@ def message_words(messages: Iterable[Message]) -> tuple[list[Any], list[Any]]:
     return names, args
 
 
-def calls(moves: Sequence[Move], terms: Terms) -> list[Call]:
+def calls(moves: Sequence[Move], context: ScriptContext) -> list[Call]:
     """Return the script calls that carry out these moves."""
     batches: dict[tuple[type, str, str], list[int]] = {}
     for position, move in enumerate(moves):
@@ -78,7 +84,7 @@ def calls(moves: Sequence[Move], terms: Terms) -> list[Call]:
         for start in range(0, len(positions), MOST_MOVES):
             some = positions[start : start + MOST_MOVES]
             held = keys.held(queue, worker_id)
-            command = build([moves[i] for i in some], queue, held, terms)
+            command = build([moves[i] for i in some], queue, held, context)
             built.append(Call(command, some))
     return built
 
@@ -106,24 +112,24 @@ def read_claims(
         ]
 
 
-def _starts(moves: Sequence[Start], _queue: str, held: str, terms: Terms) -> Command:
-    args: list[Any] = [terms.pending_s, terms.created]
+def _starts(moves: Sequence[Start], _queue: str, held: str, context: ScriptContext) -> Command:
+    args: list[Any] = [context.pending_s, context.created]
     for move in moves:
         args += (move.claim.id, move.state)
     return script("start").call([held, *(m.state_key for m in moves)], args)
 
 
-def _finishes(moves: Sequence[Finish], queue: str, held: str, terms: Terms) -> Command:
+def _finishes(moves: Sequence[Finish], queue: str, held: str, context: ScriptContext) -> Command:
     names: list[Any] = [
         held,
         keys.redelivered(queue),
         keys.dead(queue),
         keys.dead_index(queue),
-        terms.delayed_key,
-        terms.canceled_key,
+        context.delayed_key,
+        context.canceled_key,
         *[m.state_key or held for m in moves],
     ]
-    args: list[Any] = [len(moves), terms.kept_s, terms.created, terms.pending_s]
+    args: list[Any] = [len(moves), context.kept_s, context.created, context.pending_s]
     args += [m.claim.id for m in moves]
     args += [m.state if m.state_key else b"" for m in moves]
     for number, move in enumerate(moves, start=1):
@@ -175,9 +181,9 @@ def member_extras(members: Iterable[Member]) -> list[Extra]:
     ]
 
 
-def _retries(moves: Sequence[Retry], queue: str, held: str, terms: Terms) -> Command:
-    names: list[Any] = [held, keys.redelivered(queue), terms.delayed_key, terms.canceled_key]
-    args: list[Any] = [terms.pending_s, terms.created]
+def _retries(moves: Sequence[Retry], queue: str, held: str, context: ScriptContext) -> Command:
+    names: list[Any] = [held, keys.redelivered(queue), context.delayed_key, context.canceled_key]
+    args: list[Any] = [context.pending_s, context.created]
     for move in moves:
         names += (move.state_key or held, move.queue)
         head = move.state if move.state_key else b""
@@ -185,17 +191,17 @@ def _retries(moves: Sequence[Retry], queue: str, held: str, terms: Terms) -> Com
     return script("retry").call(names, args)
 
 
-def _releases(moves: Sequence[Release], queue: str, held: str, _terms: Terms) -> Command:
+def _releases(moves: Sequence[Release], queue: str, held: str, _terms: ScriptContext) -> Command:
     # Oldest first, whatever the order asked for: the script puts the oldest at the head.
     return script("release").call([held, queue], [m.claim.id for m in moves])
 
 
-def _parks(moves: Sequence[Park], queue: str, held: str, terms: Terms) -> Command:
-    names = [held, keys.parked(queue), terms.delayed_key]
+def _parks(moves: Sequence[Park], queue: str, held: str, context: ScriptContext) -> Command:
+    names = [held, keys.parked(queue), context.delayed_key]
     return script("park").call(names, [m.claim.id for m in moves])
 
 
-_BUILDERS: dict[type, Callable[[Any, str, str, Terms], Command]] = {
+_BUILDERS: dict[type, Callable[[Any, str, str, ScriptContext], Command]] = {
     Start: _starts,
     Finish: _finishes,
     Retry: _retries,
@@ -205,13 +211,13 @@ _BUILDERS: dict[type, Callable[[Any, str, str, Terms], Command]] = {
 _VERDICTS = {int(v): v for v in Verdict}
 
 
-def shot_command(shot: ChordShot, terms: Terms) -> Command:
+def shot_command(shot: ChordShot, context: ScriptContext) -> Command:
     """Return the call of ``fire_chord.lua`` that fires this chord."""
     chords = keys.chords(shot.home)
     mutex = CHORD_MUTEX if shot.shared else chords
-    names: list[Any] = [chords, shot.group_uuid, terms.delayed_key, mutex]
+    names: list[Any] = [chords, shot.group_uuid, context.delayed_key, mutex]
     failed = int(bool(shot.fallen))
-    args: list[Any] = [shot.group_uuid, terms.kept_s, terms.pending_s, shot.meta, failed]
+    args: list[Any] = [shot.group_uuid, context.kept_s, context.pending_s, shot.meta, failed]
     args.append(int(shot.shared))
     extras = [
         *follow_up_extras(shot.messages),

@@ -14,9 +14,7 @@ from machine.ports.periodic import Marks, Tick, Ticked
 from machine.redis import keys
 from machine.redis.connections import Connections
 from machine.redis.link import Command, script
-
-#: A state that is not final outlives a long queue, whatever the results' own time.
-_PENDING_AT_LEAST_S = 86_400
+from machine.redis.roles import PENDING_AT_LEAST_S, QueueSettings
 
 
 class RedisTicker:
@@ -25,20 +23,13 @@ class RedisTicker:
 
     Args:
         connections: Where the server is; theirs is the patience while it is away.
-        results_expire_s: Seconds a final state lives, ≥ 1.
-        max_queue_length: `Ticked.FULL` from this length on.
+        settings: How long states live, and how many messages a queue may hold.
     """
 
-    def __init__(
-        self,
-        connections: Connections,
-        *,
-        results_expire_s: int = 3600,
-        max_queue_length: int = 1_000_000,
-    ) -> None:
+    def __init__(self, connections: Connections, settings: QueueSettings) -> None:
         self._connections = connections
-        self._pending_s = max(results_expire_s, _PENDING_AT_LEAST_S)
-        self._max_queue_length = max_queue_length
+        self._pending_s = max(settings.results_expire_s, PENDING_AT_LEAST_S)
+        self._max_queue_length = settings.max_queue_length
 
     def marks(self, home: str) -> Marks:
         """Return Redis's time, and all marks of a timetable, in one round trip."""

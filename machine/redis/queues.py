@@ -1,4 +1,4 @@
-"""What callers do to queues on Redis: unique sends and cancellations."""
+"""Queues on Redis as callers use them: enqueue, enqueue one at a time for a key, cancel."""
 
 from __future__ import annotations
 
@@ -10,37 +10,54 @@ from machine.errors import BrokerRefused
 from machine.ports.broker import Admitted
 from machine.ports.moves import Canceled, Enqueued, Message
 from machine.redis import keys
-from machine.redis.connections import Connections
 from machine.redis.link import Command, script
-from machine.redis.moves import MOST_MOVES, Terms
+from machine.redis.moves import MOST_MOVES, ScriptContext, message_words
+from machine.redis.roles import RedisRole
 from machine.wire.limits import is_result_id
 from machine.wire.signature import State, TaskState
 from machine.wire.states import CANCELED, encode_state
 from machine.wire.text import now_text, quote
 
 _CHANGED = 2
+_ENQUEUED = {int(code): code for code in Enqueued}
+_CANCELED = {int(code): code for code in Canceled}
 #: Calls after which a key that changes hands between any two of them is given up.
 _MOST_CALLS = 100
 
 
-class RedisUnique:
-    """The part of `RedisBroker` that sends unique tasks."""
+class RedisQueues(RedisRole):
+    """The broker's side for callers, on one Redis or Valkey server. See `Queues`."""
 
-    _connections: Connections
-    _default_queue: str
-    _delayed_key: str
-    _canceled_key: str
-    _kept_s: int
-    _pending_s: int
-    _max_queue_length: int
-    _patient: bool
+    def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
+        """Write each PENDING state and queue its message; one call for each 500."""
+        return self._codes(self._execute(self._enqueue_commands(messages)))
+
+    async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
+        """Do what `enqueue` does, without blocking the event loop."""
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        commands = self._enqueue_commands(messages)
+        return self._codes(await links_of(self._connections).execute(commands))
+
+    def _enqueue_commands(self, messages: Sequence[Message]) -> list[Command]:
+        commands = []
+        for start in range(0, len(messages), MOST_MOVES):
+            names, args = message_words(messages[start : start + MOST_MOVES])
+            names.insert(0, self._settings.delayed_key)
+            args[:0] = (self._settings.max_queue_length, self._pending_s)
+            commands.append(script("enqueue").call(names, args))
+        return commands
+
+    @staticmethod
+    def _codes(answers: list[list[int]]) -> list[Enqueued]:
+        return [_ENQUEUED[code] for answer in answers for code in answer]
 
     def enqueue_unique(self, message: Message, key: str, *, replace: bool = False) -> Admitted:
         """Queue a message unless a task with this key is there; see `Broker.enqueue_unique`."""
         holder = ""
         for _ in range(_MOST_CALLS):
             command = self._unique_command(message, key, holder, replace=replace)
-            [answer] = self._connections.execute([command], retry=self._patient)
+            [answer] = self._execute([command])
             admitted, holder = self._admitted(message, answer)
             if admitted is not None:
                 return admitted
@@ -63,21 +80,21 @@ class RedisUnique:
 
     def _unique_command(self, message: Message, key: str, holder: str, *, replace: bool) -> Command:
         names: list[Any] = [
-            keys.unique(self._default_queue, key),
+            keys.unique(self._settings.default_queue, key),
             holder or message.uuid,
             self._canceled_key,
-            self._delayed_key,
+            self._settings.delayed_key,
             message.uuid,
             message.queue,
         ]
         args: list[Any] = [
-            self._max_queue_length,
+            self._settings.max_queue_length,
             self._pending_s,
             message.payload,
             message.pending,
             message.due_ns,
             int(replace),
-            self._kept_s,
+            self._settings.results_expire_s,
             quote(f"{CANCELED}: replaced by {message.uuid}"),
         ]
         return script("enqueue_unique").call(names, args)
@@ -87,10 +104,26 @@ class RedisUnique:
         code, uuid = answer[0], answer[1].decode(errors="replace")
         if code != _CHANGED:
             return Admitted(Enqueued(code), uuid or message.uuid), ""
-        if not is_result_id(uuid, delayed_key=self._delayed_key):
+        if not is_result_id(uuid, delayed_key=self._settings.delayed_key):
             # Not ours: with such a name the script would read whatever key it likes.
             return Admitted(Enqueued.BAD_KEY, message.uuid), ""
         return None, uuid
+
+    def cancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Let tasks end as canceled; see `Broker.cancel`."""
+        return cancel_codes(self._execute(self._cancel_commands(uuids, ahead)))
+
+    async def acancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
+        """Do what `cancel` does, without blocking the event loop."""
+        from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
+
+        commands = self._cancel_commands(uuids, ahead)
+        return cancel_codes(await links_of(self._connections).execute(commands))
+
+    def _cancel_commands(self, uuids: Sequence[str], ahead: Sequence[str]) -> list[Command]:
+        return cancel_commands(
+            uuids, ahead, self._context(), keeps_states=self._settings.keeps_states
+        )
 
 
 def _restless(key: str) -> BrokerRefused:
@@ -100,24 +133,21 @@ def _restless(key: str) -> BrokerRefused:
     )
 
 
-_CODES = {int(code): code for code in Canceled}
-
-
 def cancel_commands(
-    uuids: Sequence[str], ahead: Sequence[str], terms: Terms, *, keeps_states: bool
+    uuids: Sequence[str], ahead: Sequence[str], context: ScriptContext, *, keeps_states: bool
 ) -> list[Command]:
     """Return the calls of ``cancel.lua`` for these tasks, 500 in each."""
     created_at = now_text(time.time_ns())
     entries = [(uuid, 0) for uuid in uuids] + [(uuid, 1) for uuid in ahead]
     commands = []
     for start in range(0, len(entries), MOST_MOVES):
-        names: list[Any] = [terms.canceled_key]
-        args: list[Any] = [terms.kept_s, terms.pending_s, f'"{CANCELED}"']
+        names: list[Any] = [context.canceled_key]
+        args: list[Any] = [context.kept_s, context.pending_s, f'"{CANCELED}"']
         for uuid, is_ahead in entries[start : start + MOST_MOVES]:
             state = TaskState(
                 task_uuid=uuid, state=State.FAILURE, error=CANCELED, created_at=created_at
             )
-            names.append(uuid if keeps_states else terms.canceled_key)
+            names.append(uuid if keeps_states else context.canceled_key)
             args += (uuid, encode_state(state) if keeps_states else b"", is_ahead)
         commands.append(script("cancel").call(names, args))
     return commands
@@ -125,4 +155,4 @@ def cancel_commands(
 
 def cancel_codes(answers: Sequence[Sequence[int]]) -> list[Canceled]:
     """Return what became of each task, in the order asked."""
-    return [_CODES[code] for answer in answers for code in answer]
+    return [_CANCELED[code] for answer in answers for code in answer]

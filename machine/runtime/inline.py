@@ -1,31 +1,45 @@
 """
 Eager mode: what is sent runs at once, in the process that sent it.
 
-The same steps as a worker's, in a plain loop; for tests and first tries,
-without a server. Machinery's word for it is the same.
+It takes the same steps as a worker, in a plain loop, on the same scripts; for
+tests and first tries. Machinery's word for it is the same.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
-from machine.execution import Outcome
+from machine.execution import Hooks, Outcome
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
-from machine.ports.moves import Claim, Finish, Move, Verdict
+from machine.ports.moves import Claim, Finish, Move, Retry, Verdict
 from machine.registry import Registry
 from machine.runtime.child.admission import admit, split_expired
+from machine.runtime.child.executor import call_after_hooks
 from machine.runtime.child.instruments import Watch
 from machine.runtime.child.pool import InlinePool, Job
 from machine.runtime.chords import Chords
-from machine.runtime.settle import Terms, canceled, settle
+from machine.runtime.settle import Terms, canceled, refused, settle
 
-_ME = "eager"
+_log = logging.getLogger("machine.worker")
+_WORKER_ID = "eager"
 
 
-class EagerRunner:
-    """Runs whatever is queued, until nothing is left."""
+class InlineRunner:
+    """
+    Runs whatever is queued, until nothing is left.
+
+    Args:
+        broker: The queues.
+        backend: Where the members of chords have their states.
+        registry: The tasks, and the hooks around them.
+        terms: How outcomes are settled.
+        clock: Says what time it is.
+        queues: Returns the names of all queues.
+        watch: Counts and traces; ``None`` = neither.
+    """
 
     def __init__(
         self,
@@ -47,15 +61,29 @@ class EagerRunner:
         """Return every queue there is."""
         return self._queues()
 
+    @property
+    def _hooks(self) -> Hooks:
+        return self._registry.hooks
+
     def run(self) -> None:
-        """Run all that is ready, what follows from it, and what its tasks send."""
+        """
+        Run all that is ready, what follows from it, and what its tasks send.
+
+        Nothing runs while the hook `pre_consume` says no; the next call asks it again.
+        """
         while True:
             queues = self.queues
-            self._broker.register(_ME, queues)
-            claims = self._broker.exchange(_ME, queues, [], 1).claims
-            if not claims:
+            if not queues or (self._hooks.pre_consume and not self._hooks.pre_consume()):
                 return
-            self._run(claims)
+            exchange = self._broker.exchange(_WORKER_ID, queues, [], 1)
+            # New to us, or a task ran for longer than the lease, which nobody renews here.
+            unknown = [queue for queue, held in exchange.held.items() if held is None]
+            if unknown:
+                self._broker.register(_WORKER_ID, unknown)
+            if exchange.claims:
+                self._run(exchange.claims)
+            elif not unknown:
+                return
 
     def _run(self, claims: list[Claim]) -> None:
         now_ns = self._clock.now_ns()
@@ -64,13 +92,17 @@ class EagerRunner:
         # Machinery leaves a task that nobody registered pending; put aside it would run for ever.
         moves = [move if isinstance(move, Finish) else Finish(claim=move.claim) for move in moves]
 
-        def done(job: Job, outcome: Outcome) -> None:
+        def end(job: Job, outcome: Outcome) -> None:
             settled = settle(job.claim, job.signature, outcome, self.terms, self._clock.now_ns())
             moves.append(settled.move)
 
+        def end_run(job: Job, outcome: Outcome) -> None:
+            end(job, outcome)
+            call_after_hooks(self._hooks, job.signature, outcome)
+
         for job, failed in expired:
-            done(job, failed)
-        pool = InlinePool(1, done, None, self._watch)
+            end(job, failed)
+        pool = InlinePool(1, end_run, self._hooks.pre_task, self._watch)
         pool.submit(jobs)
         pool.work(float("inf"))
         pool.close()
@@ -80,10 +112,18 @@ class EagerRunner:
     def _settle(self, moves: list[Move]) -> list[Move]:
         """Carry out moves; return those that are to be made instead of refused ones."""
         instead: list[Move] = []
-        verdicts = self._broker.exchange(_ME, (), moves, 0).verdicts
+        verdicts = self._broker.exchange(_WORKER_ID, (), moves, 0).verdicts
         for move, verdict in zip(moves, verdicts, strict=True):
+            now_ns = self._clock.now_ns()
             if verdict is Verdict.ARMED and isinstance(move, Finish):
                 self._chords.fire_armed(move)
             elif verdict is Verdict.CANCELED:
-                instead.append(canceled(move.claim, self.terms, self._clock.now_ns()).move)
+                instead.append(canceled(move.claim, self.terms, now_ns).move)
+            elif verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
+                _log.error(
+                    "a task on '%s' cannot end as it should: its state's key, or the queue of its "
+                    "next task, holds something else; it is buried",
+                    move.claim.queue,
+                )
+                instead.append(refused(move, self.terms, now_ns))
         return instead

@@ -1,5 +1,5 @@
 """
-One bench, two adapters: what the contract's tests are run on.
+One bench, two servers: what the contract's tests are run on.
 
 A bench is a broker and a backend on one store, with a queue of their own, and
 two ways past the port: reading everything that is kept, and planting a
@@ -8,19 +8,19 @@ delayed message whose time has come, so that no test waits.
 
 from __future__ import annotations
 
-import copy
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import redis
 
-from machine.backend.eager import EagerBackend
-from machine.broker.eager import EagerBroker
+from machine.config import Config
 from machine.config.redis_url import parse
+from machine.embedded import EmbeddedServer, available_servers
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import (
@@ -37,6 +37,7 @@ from machine.ports.moves import (
 from machine.redis.backend import RedisBackend
 from machine.redis.broker import RedisBroker
 from machine.redis.connections import Connections
+from machine.redis.roles import QueueSettings
 from machine.wire.signature import Attempt, TaskResult, TaskState
 from machine.wire.states import encode_attempt, encode_letter, encode_state, encode_state_head
 
@@ -215,51 +216,15 @@ def signature_bytes(uuid: str, queue: str) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def eager_bench(queue: str, clock: Any, **options: Any) -> Bench:
-    """Return a bench in memory."""
-    backend = EagerBackend(clock=clock, results_expire_s=3600)
-    delayed_key = f"{queue}.delayed"
-    broker = EagerBroker(
-        clock=clock, default_queue=queue, delayed_key=delayed_key, backend=backend, **options
-    )
-    store = broker.store
-
-    def dump() -> dict[str, Any]:
-        lines = {name: line for name, line in store.lines.items() if line != type(line)()}
-        kept = {key: backend.peek(key) for key in list(backend._kept)}
-        marks = sorted(store.marks)
-        return copy.deepcopy(
-            {"lines": lines, "delayed": store.delayed, "kept": kept, "marks": marks}
-        )
-
-    return Bench(
-        broker=broker,
-        backend=backend,
-        queue=queue,
-        delayed_key=delayed_key,
-        now_ns=clock.now_ns,
-        dump=dump,
-        put_delayed=store.delayed.__setitem__,
-        delayed_scores=lambda: dict(store.delayed),
-        forget_scripts=lambda: None,
-        close=broker.close,
-    )
-
-
 def redis_bench(queue: str, redis_url: str, **options: Any) -> Bench:
     """Return a bench on a real server; its keys all carry the queue's name."""
     connections = Connections(parse(redis_url))
     raw = redis.Redis.from_url(redis_url)
     delayed_key = f"{queue}.delayed"
-    settings: dict[str, Any] = {
-        "default_queue": queue,
-        "delayed_key": delayed_key,
-        "results_expire_s": 3600,
-        "max_queue_length": 1_000_000,
-        "max_deliveries": 3,
-        "lease_s": 15.0,
-    }
-    broker = RedisBroker(connections, **settings | options)
+    settings = replace(
+        QueueSettings.of(Config()), default_queue=queue, delayed_key=delayed_key, **options
+    )
+    broker = RedisBroker(connections, settings)
     backend = RedisBackend(connections, results_expire_s=3600)
     readers: dict[Any, Callable[[bytes], Any]] = {
         b"string": raw.get,
@@ -297,27 +262,26 @@ def redis_bench(queue: str, redis_url: str, **options: Any) -> Bench:
     )
 
 
-@pytest.fixture(params=["eager", "redis"])
-def adapter(request: pytest.FixtureRequest) -> str:
-    """Name the adapter the test runs on."""
-    return str(request.param)
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    """Start each kind of server once; every test here runs on both."""
+    kind = str(request.param)
+    if kind not in available_servers():
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs a {kind}-server", pytrace=False)
+        pytest.skip(f"{kind} is not installed")
+    with EmbeddedServer(prefer=kind) as running:
+        yield running
 
 
 @pytest.fixture
-def make_bench(
-    adapter: str, queue: str, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Bench]]:
+def make_bench(queue: str, redis_url: str) -> Iterator[Callable[..., Bench]]:
     """Return a function that builds benches, each with a queue of its own."""
     benches: list[Bench] = []
 
     def make(**options: Any) -> Bench:
-        name = f"{queue}.{len(benches)}"
-        if adapter == "eager":
-            bench = eager_bench(name, request.getfixturevalue("clock"), **options)
-        else:
-            bench = redis_bench(name, request.getfixturevalue("redis_url"), **options)
-        benches.append(bench)
-        return bench
+        benches.append(redis_bench(f"{queue}.{len(benches)}", redis_url, **options))
+        return benches[-1]
 
     yield make
     for bench in benches:

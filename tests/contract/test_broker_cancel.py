@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from machine.broker.eager import EagerBroker
+from machine.config import Config
 from machine.config.redis_url import parse
-from machine.ports.broker import Broker
 from machine.ports.moves import Canceled, Release, Verdict
 from machine.redis import keys
 from machine.redis.broker import RedisBroker
 from machine.redis.connections import Connections
+from machine.redis.roles import QueueSettings
 from machine.wire.signature import GroupMeta, TaskResult
 from machine.wire.states import encode_state, encode_state_head
 
@@ -369,9 +369,6 @@ def test_the_mark_of_a_delayed_task_outlives_its_time(
 
 def kept_s(bench: Bench, request: pytest.FixtureRequest) -> float:
     """Return for how many seconds more the mark of the bench's task is kept."""
-    if isinstance(bench.broker, EagerBroker):
-        until_ns = bench.broker.store.marks[bench.uuid("a")]
-        return (until_ns - bench.now_ns()) / 1e9
     raw = request.getfixturevalue("raw")
     until_ms = raw.zscore(keys.canceled(bench.queue), bench.uuid("a"))
     return float(until_ms) / 1000 - bench.now_ns() / 1e9
@@ -383,11 +380,8 @@ def test_a_mark_whose_time_is_over_is_forgotten_at_a_claim(
     worker = bench.worker()
     bench.send("a", "b")
     bench.broker.cancel([bench.uuid("a"), bench.uuid("b")])
-    if isinstance(bench.broker, EagerBroker):
-        bench.broker.store.marks[bench.uuid("a")] = bench.now_ns()
-    else:
-        name = keys.canceled(bench.queue)
-        request.getfixturevalue("raw").zadd(name, {bench.uuid("a"): bench.now_ns() // 1_000_000})
+    name = keys.canceled(bench.queue)
+    request.getfixturevalue("raw").zadd(name, {bench.uuid("a"): bench.now_ns() // 1_000_000})
 
     bench.take(worker, 0)
 
@@ -396,25 +390,17 @@ def test_a_mark_whose_time_is_over_is_forgotten_at_a_claim(
 
 
 # -- states elsewhere --------------------------------------------------------------------------
-def stateless(adapter: str, queue: str, request: pytest.FixtureRequest) -> Broker:
-    """Return a broker whose states are kept elsewhere."""
-    if adapter == "eager":
-        return EagerBroker(clock=request.getfixturevalue("clock"), default_queue=queue)
-    connections = Connections(parse(request.getfixturevalue("redis_url")))
-    return RedisBroker(connections, default_queue=queue, keeps_states=False)
-
-
 @pytest.mark.leaves("canceled")
 def test_where_states_are_elsewhere_only_the_mark_is_set(
-    adapter: str, queue: str, request: pytest.FixtureRequest
+    queue: str, redis_url: str, request: pytest.FixtureRequest
 ) -> None:
-    broker = stateless(adapter, queue, request)
+    settings = replace(QueueSettings.of(Config()), default_queue=queue, keeps_states=False)
+    broker = RedisBroker(Connections(parse(redis_url)), settings)
     uuid = f"task_{queue}"
 
     codes = broker.cancel([uuid], ahead=[f"{uuid}_later"])
 
     assert codes == [Canceled.DONE, Canceled.DONE]
     assert broker.canceled([uuid, f"{uuid}_later", f"{uuid}_other"]) == {uuid, f"{uuid}_later"}
-    if isinstance(broker, RedisBroker):
-        assert request.getfixturevalue("raw").exists(uuid, f"{uuid}_later") == 0
+    assert request.getfixturevalue("raw").exists(uuid, f"{uuid}_later") == 0
     broker.close()

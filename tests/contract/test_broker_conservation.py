@@ -346,7 +346,7 @@ class Conservation(RuleBasedStateMachine):
 
 
 def test_nothing_is_lost_or_doubled_whatever_happens(
-    make_bench: Callable[..., Bench], adapter: str
+    make_bench: Callable[..., Bench],
 ) -> None:
     def build() -> Any:
         return Conservation(make_bench(max_deliveries=MAX_DELIVERIES))
@@ -354,7 +354,7 @@ def test_nothing_is_lost_or_doubled_whatever_happens(
     run_state_machine_as_test(
         build,
         settings=settings(
-            max_examples=100 if adapter == "eager" else 30,
+            max_examples=30,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

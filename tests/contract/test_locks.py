@@ -1,4 +1,4 @@
-"""Machinery's lock for periodic tasks: Go's protocol on Redis, the same in memory."""
+"""Machinery's lock for periodic tasks: Go's protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from machine.config.redis_url import parse
-from machine.lock import EagerLock
 from machine.ports.periodic import Lock
 from machine.redis.connections import Connections
 from machine.redis.lock import RedisLock
@@ -20,12 +19,9 @@ MINUTE = 60 * 10**9
 
 
 @pytest.fixture
-def lock(adapter: str, request: pytest.FixtureRequest) -> Iterator[Lock]:
-    """Return a lock on each adapter."""
-    if adapter == "eager":
-        made: Lock = EagerLock()
-    else:
-        made = RedisLock(Connections(parse(request.getfixturevalue("redis_url"))))
+def lock(redis_url: str) -> Iterator[Lock]:
+    """Return a lock on each kind of server."""
+    made = RedisLock(Connections(parse(redis_url)))
     yield made
     made.close()
 

@@ -6,15 +6,14 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from machine.backend.eager import EagerBackend
-from machine.broker.eager import EagerBroker
-from machine.broker.eager_ticks import EagerTicker
+from machine.config import Config
 from machine.config.redis_url import parse
 from machine.periodic.entries import Entry
 from machine.periodic.marks import Mark, steps
@@ -23,7 +22,9 @@ from machine.ports.moves import Message
 from machine.ports.periodic import Marks, Tick, Ticked, Ticker
 from machine.redis import keys
 from machine.redis.connections import Connections
+from machine.redis.inline import InlineBroker, InlineTicker
 from machine.redis.periodic import RedisTicker
+from machine.redis.roles import QueueSettings
 from machine.wire.messages import encode_signature
 from machine.wire.signature import Signature, TaskState
 from machine.wire.states import encode_state
@@ -33,18 +34,21 @@ from tests.contract.conftest import Bench
 T = 1_800_000_000_000
 
 
-def ticker_of(bench: Bench, request: pytest.FixtureRequest, **options: Any) -> Ticker:
+def ticker_of(request: pytest.FixtureRequest, **options: Any) -> Ticker:
     """Return another ticker on a bench's store."""
-    if isinstance(bench.broker, EagerBroker):
-        assert isinstance(bench.backend, EagerBackend)
-        return EagerTicker(bench.broker.store, bench.backend.changed)
-    return RedisTicker(Connections(parse(request.getfixturevalue("redis_url"))), **options)
+    return redis_ticker(request.getfixturevalue("redis_url"), **options)
+
+
+def redis_ticker(redis_url: str, **options: Any) -> RedisTicker:
+    """Return marks on connections of their own."""
+    settings = replace(QueueSettings.of(Config()), **options)
+    return RedisTicker(Connections(parse(redis_url)), settings)
 
 
 @pytest.fixture
-def ticker(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Ticker]:
+def ticker(request: pytest.FixtureRequest) -> Iterator[Ticker]:
     """Return the marks beside the bench's queues."""
-    made = ticker_of(bench, request)
+    made = ticker_of(request)
     yield made
     made.close()
 
@@ -161,7 +165,7 @@ def test_a_full_queue_holds_everything_back_until_there_is_room(
     make_bench: Callable[..., Bench], request: pytest.FixtureRequest
 ) -> None:
     bench = make_bench(max_queue_length=1)
-    ticker = ticker_of(bench, request, max_queue_length=1)
+    ticker = ticker_of(request, max_queue_length=1)
     bench.send("first")
     other = f"{bench.queue}.other"
     messages = [bench.message("a", queue=other), bench.message("b")]
@@ -216,11 +220,8 @@ def test_two_homes_share_no_marks(bench: Bench, ticker: Ticker) -> None:
     assert dict(ticker.marks(home).texts) == {"n": f"{T}"}
 
 
-def test_of_many_that_move_a_mark_one_does_it(
-    bench: Bench, request: pytest.FixtureRequest, ticker: Ticker
-) -> None:
-    eager = isinstance(bench.broker, EagerBroker)
-    tickers = [ticker if eager else ticker_of(bench, request) for _ in range(8)]
+def test_of_many_that_move_a_mark_one_does_it(bench: Bench, request: pytest.FixtureRequest) -> None:
+    tickers = [ticker_of(request) for _ in range(8)]
     outcomes: list[Ticked] = []
 
     def race(one: Ticker) -> None:
@@ -347,7 +348,7 @@ def test_asyncio_cancels_resumes_and_looks_as_threads_do(bench: Bench, ticker: T
 # -- in Redis -----------------------------------------------------------------------------------
 @pytest.mark.server
 def test_a_mark_is_a_field_and_a_state_outlives_a_day(queue: str, redis_url: str, raw: Any) -> None:
-    ticker = RedisTicker(Connections(parse(redis_url)), results_expire_s=60)
+    ticker = redis_ticker(redis_url, results_expire_s=60)
     from tests.contract.conftest import redis_bench
 
     bench = redis_bench(queue, redis_url)
@@ -362,7 +363,7 @@ def test_a_mark_is_a_field_and_a_state_outlives_a_day(queue: str, redis_url: str
 
 @pytest.mark.server
 def test_a_mark_that_somebody_spoilt_is_begun_anew(queue: str, redis_url: str, raw: Any) -> None:
-    ticker = RedisTicker(Connections(parse(redis_url)))
+    ticker = redis_ticker(redis_url)
     raw.hset(keys.periodic(queue), "n", "yesterday")
 
     outcomes = ticker.tick([Tick(queue, "n", "yesterday", f"{T} 0", ())])
@@ -384,52 +385,64 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150)
-@given(STEPS, st.sampled_from(["latest", "skip", "all"]))
 def test_whoever_reads_and_ticks_when_each_time_is_sent_once_and_no_mark_goes_back(
-    walk: list[tuple[str, int]], catch_up: Any
+    make_bench: Callable[..., Bench], redis_url: str, raw: Any
 ) -> None:
-    clock = FakeClock()
-    store = EagerBackend(clock=clock)
-    queue = EagerBroker(clock=clock, backend=store, default_queue="q")
-    ticker = EagerTicker(queue.store, store.changed)
-    signature = Signature(name="a", routing_key="q", headers={})
-    entry = Entry.of("task", "@every 60s", "n", [signature], catch_up=catch_up)
-    seen: dict[int, Marks] = {}
-    before, marks = "", [Mark(0, 0)]
+    @settings(max_examples=40)
+    @given(STEPS, st.sampled_from(["latest", "skip", "all"]))
+    def walk_on(walk: list[tuple[str, int]], catch_up: Any) -> None:
+        Walk(make_bench(), redis_url, raw, catch_up).go(walk)
 
-    def messages(due_ms: int) -> list[Message]:
-        [one] = run_of(entry, "q", due_ms).signatures
-        pending = encode_state(TaskState(task_uuid=one.uuid, state="PENDING"))
-        return [Message(one.uuid, "q", encode_signature(one), pending)]
+    walk_on()
 
-    def move(found: Marks) -> None:
+
+class Walk:
+    """Several schedulers that read and tick one entry in any order, by a clock of the test's."""
+
+    def __init__(self, bench: Bench, redis_url: str, raw: Any, catch_up: Any) -> None:
+        self.bench, self.raw, self.home = bench, raw, bench.queue
+        self.clock = FakeClock()
+        settings = replace(QueueSettings.of(Config()), default_queue=self.home)
+        links = Connections(parse(redis_url))
+        self.ticker = InlineTicker(links, settings, InlineBroker(links, settings), self.clock)
+        signature = Signature(name="a", routing_key=self.home, headers={})
+        self.entry = Entry.of("task", "@every 60s", "n", [signature], catch_up=catch_up)
+        self.seen: dict[int, Marks] = {}
+
+    def go(self, walk: list[tuple[str, int]]) -> None:
+        before, marks = "", [Mark(0, 0)]
+        for verb, number in walk:
+            if verb == "read":
+                self.seen[number] = self.ticker.marks(self.home)
+            elif verb == "tick" and number in self.seen:
+                self.move(self.seen[number])
+            elif verb == "time":
+                self.clock.advance(number)
+            elif verb == "failover" and before:
+                self.raw.hset(keys.periodic(self.home), "n", before)  # the last move is lost
+                marks = [Mark(0, 0)]
+            now = self.ticker.marks(self.home).texts.get("n", "")
+            marks.append(Mark.of(now) or Mark(0, 0))
+            before = now if verb == "read" else before
+        uuids = [json.loads(payload)["UUID"] for payload in self.bench.broker.pending(self.home)]
+        self.ticker.close()
+        assert len(uuids) == len(set(uuids))
+        assert [mark.last_ms for mark in marks] == sorted(mark.last_ms for mark in marks)
+
+    def move(self, found: Marks) -> None:
         text = found.texts.get("n", "")
         mark = Mark.of(text)
         if mark is None:
-            start = Mark(entry.schedule.start(found.now_ms), 0)
-            ticker.tick([Tick("q", "n", text, start.text, ())])
+            start = Mark(self.entry.schedule.start(found.now_ms), 0)
+            self.ticker.tick([Tick(self.home, "n", text, start.text, ())])
             return
-        for step in steps(entry, mark.last_ms, found.now_ms):
+        for step in steps(self.entry, mark.last_ms, found.now_ms):
             mark = Mark(step.due_ms, step.due_ms if step.sends else mark.ran_ms)
-            sent = messages(step.due_ms) if step.sends else []
-            ticker.tick([Tick("q", "n", text, mark.text, sent)])
+            sent = self.messages(step.due_ms) if step.sends else []
+            self.ticker.tick([Tick(self.home, "n", text, mark.text, sent)])
             text = mark.text
 
-    for verb, number in walk:
-        if verb == "read":
-            seen[number] = ticker.marks("q")
-        elif verb == "tick" and number in seen:
-            move(seen[number])
-        elif verb == "time":
-            clock.advance(number)
-        elif verb == "failover" and before:
-            ticker._texts["q"]["n"] = before  # the mark's last move is lost
-            marks = [Mark(0, 0)]
-        now = ticker.marks("q").texts.get("n", "")
-        marks.append(Mark.of(now) or Mark(0, 0))
-        before = now if verb == "read" else before
-
-    uuids = [json.loads(payload)["UUID"] for payload in queue.pending("q")]
-    assert len(uuids) == len(set(uuids))
-    assert [mark.last_ms for mark in marks] == sorted(mark.last_ms for mark in marks)
+    def messages(self, due_ms: int) -> list[Message]:
+        [one] = run_of(self.entry, self.home, due_ms).signatures
+        pending = encode_state(TaskState(task_uuid=one.uuid, state="PENDING"))
+        return [Message(one.uuid, self.home, encode_signature(one), pending)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from machine import (
     Arg,
     BrokerUnavailable,
     ConfigError,
+    Hooks,
     ResultNotFound,
     RetryLater,
     Signature,
@@ -24,7 +27,7 @@ from machine import (
     group,
 )
 from machine.config import Config
-from machine.embedded import EmbeddedServer
+from machine.embedded import EmbeddedServer, NoServer
 from machine.registry import Registry
 from machine.runtime.child.session import new_worker_id
 
@@ -288,6 +291,88 @@ def test_eager_sending_on_an_event_loop(eager: Any) -> None:
         return value
 
     assert asyncio.run(work()) == 2
+
+
+def test_hooks_run_around_an_eager_task_as_around_a_workers() -> None:
+    heard: list[str] = []
+    open_for: list[bool] = []
+
+    def fail() -> None:
+        heard.append("task")
+        raise RuntimeError("no")
+
+    module = ModuleType("own")
+    module.hooks = Hooks(  # type: ignore[attr-defined]
+        pre_consume=lambda: bool(open_for),
+        pre_task=lambda signature: heard.append(f"before {signature.name}"),
+        post_task=lambda signature: heard.append(f"after {signature.name}"),
+        on_error=lambda error, _: heard.append(f"error {error}"),
+    )
+    registry = Registry()
+    registry.collect(module)
+    with build.server(Config(broker="eager"), registry) as eager:
+        eager.register_tasks({"fail": fail})
+        first = eager.send_task(Signature(name="fail"))
+        unheard = list(heard)
+        open_for.append(True)
+        eager.send_task(Signature(name="fail", uuid="task_second"))
+
+        assert unheard == []
+        assert first.state.state == "FAILURE"
+    assert heard == ["before fail", "task", "after fail", "error no"] * 2
+
+
+def test_an_eager_task_that_cannot_end_as_it_should_is_buried(eager: Any) -> None:
+    eager.register_tasks({"work": lambda: None})
+    # The queue of the next task is a key of another kind: the result of another task.
+    taken = eager.send_task(Signature(name="work", uuid="taken"))
+    following = Signature(name="work", routing_key="taken")
+
+    result = eager.send_task(Signature(name="work", on_success=[following]))
+
+    assert taken.state.state == "SUCCESS"
+    with pytest.raises(TaskFailed, match="or the queue of its next task, holds something else"):
+        result.get(timeout=5)
+    [letter] = eager.broker.dead("machinery_tasks")
+    assert result.uuid.encode() in letter.payload
+
+
+def test_eager_servers_share_no_queue_and_no_result() -> None:
+    with (
+        build.server(Config(broker="eager"), Registry()) as one,
+        build.server(Config(broker="eager"), Registry()) as other,
+    ):
+        one.send_task(Signature(name="unknown", uuid="task_a"))
+
+        assert one.get_state("task_a") is not None
+        assert other.get_state("task_a") is None
+
+
+def test_many_threads_may_send_to_one_eager_server(eager: Any) -> None:
+    eager.register_tasks({"double": lambda x: 2 * x})
+    double = eager.get_registered_task("double")
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda n: double.send(n).get(timeout=30), range(100)))
+
+    assert results == [2 * n for n in range(100)]
+
+
+def test_eager_mode_without_any_server_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(_number: int | None = None) -> str:
+        raise NoServer("no Redis or Valkey server is installed. Install one: …")
+
+    monkeypatch.setattr(build, "shared_url", none)
+
+    with pytest.raises(ConfigError) as caught:
+        build.server(Config(broker="eager"))
+
+    assert str(caught.value) == (
+        "broker, result_backend or lock is 'eager', which runs on a private server: no Redis or "
+        "Valkey server is installed. Install one: …"
+    )
 
 
 def test_an_eager_queue_needs_no_worker() -> None:

@@ -317,3 +317,50 @@ def test_in_the_foreground_a_server_that_cannot_start_is_exit_1(
     assert process.returncode == 1
     assert errors.startswith("error: ")
     assert "Address already in use" in errors
+
+
+# -- one for the process -----------------------------------------------------------------------
+SHARES = """
+import os, sys, time
+from machine.embedded import shared_url
+urls = [shared_url() for _ in range(3)] + [shared_url(0)]
+child = os.fork()
+if child == 0:
+    print(*urls, shared_url(), flush=True)
+    sys.exit(0)
+os.waitpid(child, 0)
+if "wait" in sys.argv:
+    time.sleep(600)
+"""
+
+
+def servers_of(text: str) -> tuple[list[str], set[int]]:
+    """Return the URLs in a program's line, and their ports."""
+    urls = text.split()
+    return urls, {int(url.rpartition(":")[2].partition("/")[0]) for url in urls}
+
+
+def test_the_processs_server_gives_out_databases_and_ends_with_the_process(
+    wait_until: Callable[..., object],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHARES], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    urls, ports = servers_of(done.stdout)
+    assert [url.rpartition("/")[2] for url in urls] == ["1", "2", "3", "0", "1"]
+    assert len(ports) == 2, "a forked process has a server of its own"
+    wait_until(lambda: not any(map(is_listening, ports)), 10, "the servers have ended")
+
+
+def test_the_processs_server_ends_when_the_process_is_killed(
+    wait_until: Callable[..., object],
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARES, "wait"], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        _, ports = servers_of(program.stdout.readline())
+        program.kill()
+
+    wait_until(lambda: not any(map(is_listening, ports)), 10, "the servers have ended")

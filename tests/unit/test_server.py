@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from machine.backend.eager import EagerBackend
-from machine.broker.eager import EagerBroker
 from machine.config import Config, RedisConfig
 from machine.errors import (
     BrokerRefused,
@@ -21,8 +19,9 @@ from machine.errors import (
     TaskNotRegistered,
 )
 from machine.ports.backend import NullBackend
-from machine.ports.clock import Clock, SystemClock
 from machine.ports.moves import Enqueued, Message
+from machine.redis.backend import RedisBackend
+from machine.redis.broker import RedisBroker
 from machine.registry import Registry
 from machine.registry.task import Task, task
 from machine.server import Server
@@ -31,6 +30,7 @@ from machine.wire.messages import encode_signature
 from machine.wire.signature import Arg, Signature, State
 from machine.workflow.builders import chain, chord, group, new_chain, new_group, new_signature
 from machine.workflow.pieces import Chord, Group
+from tests.conftest import own_broker, own_links, own_settings
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 QUEUE = "machinery_tasks"
@@ -44,27 +44,31 @@ def once() -> None:
     """Stand for a task that must not run twice."""
 
 
-class Log(EagerBroker):
-    """An `EagerBroker` that writes down what is asked of it, and in which order."""
+class Log(RedisBroker):
+    """A broker that writes down what is asked of it, and in which order."""
 
-    def __init__(self, log: list[object], backend: EagerBackend | None, **options: Any) -> None:
-        super().__init__(clock=SystemClock(), backend=backend, **options)
+    def __init__(self, log: list[object], backend: RedisBackend | None, **options: Any) -> None:
+        links = own_links() if backend is None else backend._connections
+        super().__init__(links, own_settings(keeps_states=backend is not None, **options))
         self.log = log
 
     def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
         self.log.append([message.uuid for message in messages])
         return super().enqueue(messages)
 
+    async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
+        return self.enqueue(messages)
+
     def close(self) -> None:
         self.log.append("broker closed")
         super().close()
 
 
-class Memory(EagerBackend):
-    """An `EagerBackend` that writes down what is recorded."""
+class Memory(RedisBackend):
+    """A backend that writes down what is recorded."""
 
-    def __init__(self, log: list[object], clock: Clock | None = None) -> None:
-        super().__init__(clock=clock or SystemClock())
+    def __init__(self, log: list[object]) -> None:
+        super().__init__(own_links(), results_expire_s=3600)
         self.log = log
         self.dues: list[int] = []
 
@@ -72,6 +76,9 @@ class Memory(EagerBackend):
         self.log.append(meta.group_uuid)
         self.dues.append(due_ns)
         super().record_group(meta, due_ns=due_ns, ahead=ahead)
+
+    async def arecord_group(self, meta: Any, *, due_ns: int = 0, ahead: Any = ()) -> None:
+        self.record_group(meta, due_ns=due_ns, ahead=ahead)
 
     def record(self, state: Any) -> None:
         self.log.append((state.task_uuid, state.state))
@@ -391,15 +398,18 @@ def test_without_a_backend_nothing_is_sent(log: list[object], send: Way) -> None
     assert log == []
 
 
-class Absent(EagerBroker):
+class Absent(RedisBroker):
     """A broker whose server is away."""
 
     def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:  # noqa: ARG002
         raise BrokerUnavailable("127.0.0.1:6379 did not answer for 30 s.") from OSError("refused")
 
+    async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
+        return self.enqueue(messages)
+
 
 def test_a_broker_that_is_away_leaves_the_ids_to_ask_with(backend: Memory, send: Way) -> None:
-    facade = Server(Config(broker="eager"), Absent(clock=SystemClock(), backend=backend), backend)
+    facade = Server(Config(broker="eager"), Absent(backend._connections, own_settings()), backend)
 
     with pytest.raises(BrokerUnavailable) as caught:
         send(facade, "group", Group([Signature(name="a", uuid=uuid) for uuid in ("t_1", "t_2")]))
@@ -425,9 +435,7 @@ def test_states_kept_elsewhere_are_written_before_the_message(
 
 
 def test_with_the_null_backend_tasks_are_sent_and_no_result_is_found(send: Way) -> None:
-    facade = Server(
-        Config(broker="eager"), EagerBroker(clock=SystemClock(), backend=None), NullBackend()
-    )
+    facade = Server(Config(broker="eager"), own_broker(None), NullBackend())
 
     result = send(facade, "task", Signature(name="a"))
 

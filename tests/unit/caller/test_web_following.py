@@ -12,13 +12,14 @@ import pytest
 from caller.web import events
 from caller.web.events import Following
 from caller.web.responses import content_of, digest, state_document
-from machine.backend.eager import EagerBackend
+from machine.redis.backend import RedisBackend
 from machine.wire.signature import State, TaskResult, TaskState
+from tests.conftest import own_backend
 
 
 @pytest.fixture
-def backend(clock: Any) -> EagerBackend:
-    return EagerBackend(clock=clock, results_expire_s=3600)
+def backend() -> RedisBackend:
+    return own_backend()
 
 
 def state_of(name: str, **more: Any) -> TaskState:
@@ -29,7 +30,7 @@ def name_of(state: TaskState) -> bytes:
     return digest(content_of(state_document(state))).encode()
 
 
-def test_a_stream_tells_the_present_the_end_and_no_more(backend: EagerBackend) -> None:
+def test_a_stream_tells_the_present_the_end_and_no_more(backend: RedisBackend) -> None:
     async def follow() -> list[bytes]:
         following = Following(backend)
         backend.record(state_of(State.STARTED))
@@ -49,7 +50,7 @@ def test_a_stream_tells_the_present_the_end_and_no_more(backend: EagerBackend) -
     assert b'"result":3' in end
 
 
-def test_a_stream_does_not_tell_what_the_client_has_seen(backend: EagerBackend) -> None:
+def test_a_stream_does_not_tell_what_the_client_has_seen(backend: RedisBackend) -> None:
     async def follow() -> list[bytes]:
         following = Following(backend)
         backend.record(state_of(State.STARTED))
@@ -67,7 +68,7 @@ def test_a_stream_does_not_tell_what_the_client_has_seen(backend: EagerBackend) 
     assert end.startswith(b"event: end\n")
 
 
-def test_a_state_that_is_gone_ends_its_stream(backend: EagerBackend) -> None:
+def test_a_state_that_is_gone_ends_its_stream(backend: RedisBackend) -> None:
     async def follow() -> list[bytes]:
         following = Following(backend)
         backend.record(state_of(State.STARTED))
@@ -82,7 +83,7 @@ def test_a_state_that_is_gone_ends_its_stream(backend: EagerBackend) -> None:
     assert asyncio.run(follow())[-1] == b"event: gone\ndata: {}\n\n"
 
 
-def test_a_client_that_leaves_leaves_nothing_behind(backend: EagerBackend) -> None:
+def test_a_client_that_leaves_leaves_nothing_behind(backend: RedisBackend) -> None:
     async def follow() -> tuple[int, int]:
         following = Following(backend)
         backend.record(state_of(State.STARTED))
@@ -96,12 +97,13 @@ def test_a_client_that_leaves_leaves_nothing_behind(backend: EagerBackend) -> No
         await other.aclose()
         left = len(following._boxes)
         await following.close()
+        await backend.aclose()
         return with_two, left + len(asyncio.all_tasks()) - 1
 
     assert asyncio.run(follow()) == (2, 0)
 
 
-def test_closing_ends_every_stream_and_every_wait(backend: EagerBackend) -> None:
+def test_closing_ends_every_stream_and_every_wait(backend: RedisBackend) -> None:
     async def follow() -> list[bytes]:
         following = Following(backend)
         backend.record(state_of(State.STARTED))
@@ -117,7 +119,7 @@ def test_closing_ends_every_stream_and_every_wait(backend: EagerBackend) -> None
 
 
 def test_a_silent_stream_says_that_it_lives(
-    backend: EagerBackend, monkeypatch: pytest.MonkeyPatch
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.01)
 

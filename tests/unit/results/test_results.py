@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from machine.backend.eager import EagerBackend
-from machine.broker.eager import EagerBroker
 from machine.errors import (
     ResultNotFound,
     ResultTimeout,
@@ -19,22 +17,23 @@ from machine.errors import (
     WireError,
 )
 from machine.execution import TaskContext, running_task
-from machine.ports.clock import Clock, SystemClock
 from machine.ports.moves import Canceled
+from machine.redis.backend import RedisBackend
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupProgress, GroupResult, TaskGraph
 from machine.results.task import AsyncResult
 from machine.sending.canceling import Canceling
 from machine.wire.signature import Progress, Signature, State, TaskResult, TaskState
+from tests.conftest import own_broker, own_links
 
 Way = Callable[..., Any]
 
 
-class Counted(EagerBackend):
-    """An `EagerBackend` that counts its reads, and lets something happen after the first."""
+class Counted(RedisBackend):
+    """A backend that counts its reads, and lets something happen after the first."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock=clock)
+    def __init__(self) -> None:
+        super().__init__(own_links(), results_expire_s=3600)
         self.reads = 0
         self.after_first_read: Callable[[], None] = lambda: None
 
@@ -45,10 +44,18 @@ class Counted(EagerBackend):
             self.after_first_read()
         return found
 
+    async def aread(self, uuids: Sequence[str]) -> list[TaskState | None]:
+        return self.read(uuids)
+
+    def record(self, state: TaskState) -> None:
+        before, self.reads = self.reads, 1  # its own look is not counted
+        super().record(state)
+        self.reads = before
+
 
 @pytest.fixture
 def backend() -> Counted:
-    return Counted(SystemClock())
+    return Counted()
 
 
 @pytest.fixture(params=["get", "aget"])
@@ -66,17 +73,17 @@ def inside_a_task() -> Iterator[None]:
     running_task.reset(token)
 
 
-def pending(backend: EagerBackend, *uuids: str) -> None:
+def pending(backend: RedisBackend, *uuids: str) -> None:
     for uuid in uuids:
         backend.record(TaskState(task_uuid=uuid, state=State.PENDING, task_name="add"))
 
 
-def succeed(backend: EagerBackend, uuid: str, *results: TaskResult | int) -> None:
+def succeed(backend: RedisBackend, uuid: str, *results: TaskResult | int) -> None:
     typed = [TaskResult("int64", r) if isinstance(r, int) else r for r in results]
     backend.record(TaskState(task_uuid=uuid, state=State.SUCCESS, task_name="add", results=typed))
 
 
-def fail(backend: EagerBackend, uuid: str, error: str) -> None:
+def fail(backend: RedisBackend, uuid: str, error: str) -> None:
     backend.record(TaskState(task_uuid=uuid, state=State.FAILURE, task_name="add", error=error))
 
 
@@ -141,7 +148,7 @@ def test_the_time_is_up(backend: Counted, get: Way) -> None:
 def test_an_id_that_was_never_sent_is_not_waited_for(backend: Counted, get: Way) -> None:
     result: AsyncResult[Any] = AsyncResult("task_1", backend)
 
-    with pytest.raises(ResultNotFound, match=r"^No state is kept for 'task_1'"):
+    with pytest.raises(ResultNotFound, match=r"^No state is kept under 'task_1'"):
         get(result, None)
     assert (result.state, result.touch(), result.values) == (None, None, None)
 
@@ -278,7 +285,7 @@ def test_the_first_failure_in_a_group_is_raised_while_others_run(
 def test_a_member_whose_state_is_gone_is_not_waited_for(backend: Counted, get: Way) -> None:
     succeed(backend, "task_1", 2)
 
-    with pytest.raises(ResultNotFound, match=r"^No state is kept for 'task_2'"):
+    with pytest.raises(ResultNotFound, match=r"^No state is kept under 'task_2'"):
         get(GroupResult("group_1", backend, ["task_1", "task_2"]), None)
 
 
@@ -321,11 +328,11 @@ def test_printing_a_group_reads_nothing(backend: Counted) -> None:
 # -- chains and chords -------------------------------------------------------------------------
 
 
-def chain_of(backend: EagerBackend) -> ChainResult[int]:
+def chain_of(backend: RedisBackend) -> ChainResult[int]:
     return ChainResult("task_3", backend, TaskGraph.of_chain(["task_1", "task_2", "task_3"]))
 
 
-def chord_of(backend: EagerBackend) -> ChordResult[int]:
+def chord_of(backend: RedisBackend) -> ChordResult[int]:
     group: GroupResult[int] = GroupResult("group_1", backend, ["task_1", "task_2"])
     graph = TaskGraph.of_group(["task_1", "task_2"], "chord_1")
     return ChordResult("chord_1", backend, group, graph)
@@ -408,7 +415,7 @@ class Forgetful(Counted):
 
 
 def test_a_chain_whose_states_expire_meanwhile_is_not_found(get: Way) -> None:
-    backend = Forgetful(SystemClock())
+    backend = Forgetful()
     pending(backend, "task_1")
     backend.after_first_read = lambda: fail(backend, "task_1", "oops")
 
@@ -475,11 +482,11 @@ def ask(request: pytest.FixtureRequest) -> Way:
     return asked
 
 
-def started(backend: EagerBackend, uuid: str) -> None:
+def started(backend: RedisBackend, uuid: str) -> None:
     backend.record(TaskState(task_uuid=uuid, state=State.STARTED, task_name="add"))
 
 
-def wide_group_of(backend: EagerBackend) -> GroupResult[int]:
+def wide_group_of(backend: RedisBackend) -> GroupResult[int]:
     """Return the handle of ``task_1 | group(task_2, task_3)``."""
     graph = TaskGraph(
         ["task_1", "task_2", "task_3"], ["task_1"], {"task_2": ["task_1"], "task_3": ["task_1"]}
@@ -519,7 +526,7 @@ def test_touching_a_group_raises_a_failure_of_any_task_of_it(backend: Counted, a
 
 @pytest.mark.parametrize("make", [chain_of, chord_of])
 def test_touching_a_chain_or_chord_looks_at_all_of_it(
-    backend: Counted, ask: Way, make: Callable[[EagerBackend], Any]
+    backend: Counted, ask: Way, make: Callable[[RedisBackend], Any]
 ) -> None:
     pending(backend, "task_1")
     before = ask(make(backend), "touch")
@@ -636,7 +643,7 @@ both_ways = pytest.mark.parametrize("way", ["as_completed", "aas_completed"])
 @both_ways
 @pytest.mark.parametrize("make", [chain_of, chord_of, wide_group_of])
 def test_each_task_is_given_once_as_it_ends(
-    backend: Counted, way: str, make: Callable[[EagerBackend], Any]
+    backend: Counted, way: str, make: Callable[[RedisBackend], Any]
 ) -> None:
     result = make(backend)
     uuids = [member.uuid for member in result.members]
@@ -668,8 +675,8 @@ def test_a_chain_of_which_nothing_is_kept_gives_no_members(backend: Counted, way
 class Canceler(Canceling):
     """Cancels in a backend alone, and writes down what it is asked."""
 
-    def __init__(self, backend: EagerBackend) -> None:
-        super().__init__(EagerBroker(clock=SystemClock(), backend=backend), backend)
+    def __init__(self, backend: RedisBackend) -> None:
+        super().__init__(own_broker(backend), backend)
         self.asked: list[tuple[list[str], list[str]]] = []
 
     def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:

@@ -1,4 +1,4 @@
-"""Expiry and unique tasks in eager mode: the whole way, in one process and without a server."""
+"""Expiry and unique tasks in eager mode: the whole way, in one process."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 
 from machine import build
-from machine.backend.eager import EagerBackend
-from machine.broker.eager import EagerBroker
 from machine.config import Config
 from machine.errors import BrokerUnavailable, DuplicateTask, QueueFull, TaskFailed
 from machine.periodic.runs import run_of
 from machine.ports.broker import Admitted
-from machine.ports.clock import SystemClock
+from machine.redis.broker import RedisBroker
 from machine.registry import Registry
 from machine.server import Server
 from machine.wire.headers import OWN_HEADERS
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Signature
+from tests.conftest import own_backend, own_broker, own_settings
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -35,8 +34,8 @@ def eager() -> Iterator[Server]:
 
 def waiting(**limits: Any) -> Server:
     """Return a server that nobody works for."""
-    backend = EagerBackend(clock=SystemClock())
-    broker = EagerBroker(clock=SystemClock(), backend=backend, **limits)
+    backend = own_backend()
+    broker = own_broker(backend, **limits)
     return Server(Config(broker="eager", **limits), broker, backend)
 
 
@@ -119,10 +118,13 @@ def test_a_refusal_says_which_task_is_there_on_an_event_loop() -> None:
     assert caught.value.uuid == first.uuid
 
 
-class Absent(EagerBroker):
+class Absent(RedisBroker):
     """A broker that does not answer."""
 
     def enqueue_unique(self, *_: Any, **__: Any) -> Admitted:
+        raise BrokerUnavailable("Redis did not answer.")
+
+    async def aenqueue_unique(self, *_: Any, **__: Any) -> Admitted:
         raise BrokerUnavailable("Redis did not answer.")
 
 
@@ -138,8 +140,8 @@ def sent_on_a_loop(facade: Server, signature: Signature) -> Any:
 def test_a_sending_without_an_answer_names_the_id_to_send_again_under(
     send: Callable[[Server, Signature], Any],
 ) -> None:
-    backend = EagerBackend(clock=SystemClock())
-    broker = Absent(clock=SystemClock(), backend=backend)
+    backend = own_backend()
+    broker = Absent(backend._connections, own_settings())
     facade = Server(Config(broker="eager"), broker, backend)
 
     with pytest.raises(BrokerUnavailable) as caught:
@@ -149,15 +151,6 @@ def test_a_sending_without_an_answer_names_the_id_to_send_again_under(
         "Redis did not answer. Task task_mine may have been sent or not; sending again under the "
         "same id cannot send it twice."
     )
-
-
-def test_keys_of_tasks_that_have_ended_are_forgotten_when_there_are_many(eager: Server) -> None:
-    note = eager.register_task("note", lambda: None)
-    for number in range(1100):
-        note.s().options(unique=f"k{number}").send()
-
-    assert isinstance(eager.broker, EagerBroker)
-    assert len(eager.broker.holders) < 100
 
 
 def test_our_own_headers_do_not_count_against_the_bound() -> None:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.broker.eager_store import backoff_s
 from machine.workflow.callbacks import fibonacci_next
 
 
@@ -31,16 +30,3 @@ def test_the_next_fibonacci_number_is_above_the_start_and_at_most_twice_it(start
     found = fibonacci_next(start)
 
     assert start < found <= max(1, 2 * start)
-
-
-@pytest.mark.parametrize(
-    ("attempt", "expected"),
-    [(-1, 0.5), (0, 0.5), (1, 0.5), (2, 1.0), (3, 2.0), (7, 32.0), (8, 60.0)],
-)
-def test_backoff_doubles_up_to_its_ceiling(attempt: int, expected: float) -> None:
-    assert backoff_s(attempt, first_s=0.5, most_s=60.0) == expected
-
-
-@given(st.integers())
-def test_backoff_stays_within_its_bounds_at_any_attempt(attempt: int) -> None:
-    assert 0.01 <= backoff_s(attempt, first_s=0.01, most_s=30.0) <= 30.0

@@ -1,1 +1,0 @@
-"""What became of each task: states, values, groups."""

@@ -1,1 +1,0 @@
-"""Who gets which message, and for how long."""

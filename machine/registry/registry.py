@@ -15,6 +15,7 @@ from typing import Any
 from machine.errors import ConfigError, SignatureError, TaskNotRegistered
 from machine.execution import Hooks
 from machine.periodic.entries import Entry
+from machine.registry.options import TaskOptions
 from machine.registry.task import Task, check_task, make_task, place_of
 from machine.workflow.plan import GATHER, gather
 
@@ -141,17 +142,13 @@ class Registry:
 
 
 def _renamed(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
-    if not isinstance(fn, Task):
-        return make_task({"name": name}, fn)
-    kept = (
-        *("queue", "retry_count", "retry_timeout", "on_crash"),
-        *("expires", "unique", "on_duplicate"),
-    )
-    return type(fn)(fn.fn, name=name, **{option: getattr(fn, option) for option in kept})
+    if isinstance(fn, Task):
+        return type(fn)(fn.fn, fn.options, name=name)
+    return make_task(fn, TaskOptions(name=name))
 
 
 #: Known to every registry, and not listed: what workflows put between their steps.
-_BUILT_IN: dict[object, Task[Any, Any]] = {GATHER: Task(gather, name=GATHER)}
+_BUILT_IN: dict[object, Task[Any, Any]] = {GATHER: Task(gather, TaskOptions(name=GATHER))}
 
 
 def imported(name: str) -> ModuleType:

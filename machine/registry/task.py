@@ -6,20 +6,23 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from machine.errors import SignatureError
 from machine.periodic.entries import Entry
-from machine.registry.options import OnDuplicate, TaskHeaders, UniqueBy
+from machine.registry.options import OnCrash, TaskHeaders, TaskKeywords, TaskOptions, UniqueBy
 from machine.registry.parameters import Parameters
 from machine.results.task import AsyncResult
+from machine.wire.headers import OnDuplicate
 from machine.wire.signature import JSON, Arg
 from machine.workflow.pieces import Group, TypedSignature
 from machine.workflow.sender import Sender
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_DEFAULTS = TaskOptions()
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
 #: Called by tasks that no server has bound; set by the package, so that importing connects nothing.
 default_sender: Callable[[], Sender] | None = None
@@ -30,53 +33,68 @@ class Task(Generic[P, R]):
     A function that can also be sent: ``add(1, 2)`` runs it here, ``add.send(1, 2)`` elsewhere.
 
     Attributes:
-        name: What stands in the message.
         fn: The function itself.
-        queue: Where it is sent unless said otherwise; "" is the default queue.
+        name: Its name in messages.
+        options: All that ``@task`` was given; its name is the one above. Each of the other
+            options is an attribute of the task as well.
         is_async: Whether calling ``fn`` gives a coroutine.
-        on_crash: "retry" runs it again when its worker died, "fail" does not.
-        expires: How long a message of it may wait before it is too late to start.
-        unique: By what one of it at a time is allowed.
-        on_duplicate: What sending another does.
         parameters: How its arguments travel.
         schedules: When it is sent by itself; see ``@periodic``.
+
+    Args:
+        fn: The function, or anything else that can be called.
+        options: Its options.
+        name: A name that goes before the one in the options.
+
+    Raises:
+        SignatureError: The name or an option is not usable, or ``fn`` cannot be called.
     """
 
     is_async = False
     schedules: tuple[Entry, ...] = ()
 
     def __init__(
-        self,
-        fn: Callable[..., Any],
-        *,
-        name: str = "",
-        queue: str = "",
-        retry_count: int = 0,
-        retry_timeout: int = 0,
-        on_crash: Literal["retry", "fail"] = "retry",
-        expires: float | timedelta | None = None,
-        unique: UniqueBy = False,
-        on_duplicate: OnDuplicate = "join",
+        self, fn: Callable[..., Any], options: TaskOptions = _DEFAULTS, *, name: str = ""
     ) -> None:
-        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        functools.update_wrapper(self, fn)  # first, as it copies what the function has in __dict__
+        self.name = name or options.name or getattr(fn, "__name__", type(fn).__name__)
         check_task(self.name, fn)
-        self._headers = TaskHeaders(self.name, on_crash, expires, unique, on_duplicate)
-        if retry_count < 0 or retry_timeout < 0:
+        self._headers = TaskHeaders(self.name, options)
+        if options.retry_count < 0 or options.retry_timeout < 0:
             raise SignatureError(
-                f"Task {self.name!r}: retry_count {retry_count} and retry_timeout {retry_timeout} "
-                "must be 0 or more."
+                f"Task {self.name!r}: retry_count {options.retry_count} and retry_timeout "
+                f"{options.retry_timeout} must be 0 or more."
             )
-        functools.update_wrapper(self, fn)
         self.fn = fn
-        self.queue = queue
-        self.retry_count = retry_count
-        self.retry_timeout = retry_timeout
-        self.on_crash = on_crash
-        self.expires, self.unique, self.on_duplicate = expires, unique, on_duplicate
+        self.options = replace(options, name=self.name)
+        # Every send reads these three; an attribute is read faster than a property.
+        self.queue = options.queue
+        self.retry_count = options.retry_count
+        self.retry_timeout = options.retry_timeout
         self.parameters = Parameters(fn, getattr(fn, "__name__", self.name))
         self._sender: Sender | None = None
         # Made once: a bound method is a new object each time it is asked for.
         self._find = self._find_sender
+
+    @property
+    def on_crash(self) -> OnCrash:
+        """What happens when a worker dies while it runs this task."""
+        return self.options.on_crash
+
+    @property
+    def expires(self) -> float | timedelta | None:
+        """How long a message may wait, in seconds; ``None`` is no limit."""
+        return self.options.expires
+
+    @property
+    def unique(self) -> UniqueBy:
+        """By what one of it at a time is allowed."""
+        return self.options.unique
+
+    @property
+    def on_duplicate(self) -> OnDuplicate:
+        """What sending another one does meanwhile."""
+        return self.options.on_duplicate
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, as if it were no task."""
@@ -184,46 +202,32 @@ def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def task(
-    *,
-    name: str = "",
-    queue: str = "",
-    retry_count: int = 0,
-    retry_timeout: int = 0,
-    on_crash: Literal["retry", "fail"] = "retry",
-    expires: float | timedelta | None = None,
-    unique: UniqueBy = False,
-    on_duplicate: OnDuplicate = "join",
-) -> _Decorator: ...
+def task(**options: Unpack[TaskKeywords]) -> _Decorator: ...
 
 
-def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the overloads name them
+def task(fn: Any = None, /, **options: Any) -> Any:
     """
-    Make a function a task; use it as ``@task`` or ``@task(name=…, …)``.
+    Make a function a task; use it as ``@task`` or ``@task(queue=…, …)``.
 
     Args:
         fn: The function.
-        name: Its name in messages; the function's own by default.
-        queue: The list its messages go to; the default queue by default.
-        retry_count: Runs allowed after the first one fails.
-        retry_timeout: Seconds; the first retry waits the next Fibonacci number.
-        on_crash: What a worker's death means: "retry" runs the task again (so it
-            may run twice), "fail" records a failure (so it runs at most once).
-        expires: Seconds after which a message that still waits is too late to start.
-        unique: Allow one at a time: True for all calls with the same arguments; or a
-            function of the arguments that returns a key, as ``lambda user, **_: f"u:{user}"``.
-        on_duplicate: What sending another does; see `TypedSignature.options`.
+        **options: The fields of `TaskOptions`.
+
+    Raises:
+        SignatureError: The name or an option is not usable.
+        TypeError: There is no such option.
     """
-    if fn is None:
-        return functools.partial(make_task, options)
-    return make_task(options, fn)
+    if unknown := options.keys() - TaskKeywords.__annotations__.keys():
+        raise TypeError(f"@task has no option {min(unknown)!r}")
+    given = TaskOptions(**options)
+    return make_task(fn, given) if fn is not None else functools.partial(make_task, options=given)
 
 
-def make_task(options: Mapping[str, Any], fn: Callable[..., Any]) -> Task[Any, Any]:
+def make_task(fn: Callable[..., Any], options: TaskOptions) -> Task[Any, Any]:
     """Return a task of this function: an `AsyncTask` where calling it gives a coroutine."""
     call = getattr(fn, "__call__", None)  # noqa: B004 - its own code is looked at
     is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
-    return (AsyncTask if is_async else Task)(fn, **options)
+    return (AsyncTask if is_async else Task)(fn, options)
 
 
 def check_task(name: object, fn: object) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from machine.errors import SignatureError, WireError
 from machine.wire.signature import JSON, Signature
@@ -59,8 +59,9 @@ def attempt(signature: Signature) -> int:
     return 1
 
 
-#: What may happen when another task has the key.
-ON_DUPLICATE = ("join", "refuse", "replace")
+#: What sending a unique task does when another one has its key.
+OnDuplicate = Literal["join", "refuse", "replace"]
+ON_DUPLICATE = get_args(OnDuplicate)
 #: Characters of a key.
 LONGEST_KEY = 256
 

@@ -155,6 +155,8 @@ add.s(1, 2).options(expires="soon")  # refuses arg-type
 task(unique="k")  # refuses call-overload
 text: str = add.send(1, 2).get()  # refuses assignment
 task(on_crash="ignore")  # refuses call-overload
+task(retry_count="3")  # refuses call-overload
+task(speed=3)  # refuses call-overload
 chain(add)  # refuses call-overload
 add.s(1, 2) | add  # refuses operator
 group(add)  # refuses call-overload

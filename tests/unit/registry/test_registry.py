@@ -5,8 +5,9 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from machine.errors import (
 from machine.execution import TaskContext, current_task, running_task
 from machine.registry import Registry
 from machine.registry import task as registry_module
+from machine.registry.options import TaskKeywords, TaskOptions
 from machine.registry.task import AsyncTask, Task, task
 from machine.wire.headers import ON_CRASH_HEADER
 from machine.wire.signature import Arg, Signature
@@ -51,6 +53,19 @@ def mail(to: str, copies: int = 1, *tags: str, subject: str, urgent: bool = Fals
 @task
 def scale(factor: float, values: list[float]) -> list[float]:
     return [factor * value for value in values]
+
+
+@task(
+    name="custom.name",
+    queue="slow",
+    retry_count=2,
+    retry_timeout=5,
+    on_crash="fail",
+    expires=60,
+    unique=True,
+    on_duplicate="refuse",
+)
+async def custom() -> None: ...
 
 
 @task
@@ -127,6 +142,38 @@ def test_options_out_of_bounds_are_refused(options: dict[str, Any], text: str) -
         task(**options)(lambda: None)
 
     assert str(caught.value) == text
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^@task has no option 'speed'$"):
+        task(speed=3)  # type: ignore[call-overload]
+
+
+def test_type_checkers_know_the_options_there_are() -> None:
+    assert get_type_hints(TaskKeywords) == get_type_hints(TaskOptions)
+
+
+def test_each_option_is_an_attribute_of_the_task() -> None:
+    assert {field.name: getattr(custom, field.name) for field in fields(TaskOptions)} == {
+        "name": "custom.name",
+        "queue": "slow",
+        "retry_count": 2,
+        "retry_timeout": 5,
+        "on_crash": "fail",
+        "expires": 60,
+        "unique": True,
+        "on_duplicate": "refuse",
+    }
+
+
+def test_a_function_with_attributes_of_its_own_keeps_them() -> None:
+    def work() -> None: ...
+
+    work.name, work.owner = "mine", "ann"  # type: ignore[attr-defined]
+
+    made = task(name="work")(work)
+
+    assert (made.name, made.owner) == ("work", "ann")  # type: ignore[attr-defined]
 
 
 def test_a_lambda_needs_a_name() -> None:
@@ -489,13 +536,11 @@ def test_register_makes_a_task_of_a_function() -> None:
 
 
 def test_registering_a_task_under_another_name_keeps_its_options() -> None:
-    @task(queue="slow", retry_count=2, on_crash="fail")
-    async def work() -> None: ...
-
-    made = Registry().register("other", work)
+    made = Registry().register("other", custom)
 
     assert isinstance(made, AsyncTask)
-    assert (made.name, made.queue, made.retry_count, made.on_crash) == ("other", "slow", 2, "fail")
+    assert made.options == replace(custom.options, name="other")
+    assert [f.name for f in fields(TaskOptions) if getattr(made.options, f.name) == f.default] == []
 
 
 def test_register_tasks_stores_all_or_none() -> None:

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from machine.config import Config
-from machine.config.queues import names, weights
-from machine.config.redis_url import parse
+from machine.config.queues import read_queue_names, read_queue_weights
+from machine.config.redis_url import parse_address
 from machine.embedded import NoServer, shared_url
 from machine.errors import ConfigError
 from machine.periodic.entries import Entry
@@ -115,12 +115,14 @@ def _eager_server(
 ) -> Server:
     url = _own_url()
     settings = QueueSettings.of(config)
-    queues = InlineBroker(Connections(parse(url)), settings)
-    results = RedisBackend(Connections(parse(url)), results_expire_s=config.results_expire_in)
+    queues = InlineBroker(Connections(parse_address(url)), settings)
+    results = RedisBackend(
+        Connections(parse_address(url)), results_expire_s=config.results_expire_in
+    )
     clock = SystemClock()
 
     def periodic() -> InlineTicker:
-        return InlineTicker(Connections(parse(url)), settings, queues, clock)
+        return InlineTicker(Connections(parse_address(url)), settings, queues, clock)
 
     made = Server(
         config,
@@ -231,7 +233,7 @@ def lock(config: Config) -> Lock | None:
         return None
     if config.lock_url == "eager":
         # As in Machinery, one lock for the whole process.
-        return RedisLock(Connections(parse(_own_url(0))))
+        return RedisLock(Connections(parse_address(_own_url(0))))
     return RedisLock(connections(config, config.lock_url, retry_s=0.0))
 
 
@@ -285,8 +287,8 @@ def terms(config: Config) -> Terms:
 
 def _ways(config: Config) -> Ways:
     return Ways(
-        queues=names(config.worker_queues),
-        weights=weights(config.worker_queues),
+        queues=read_queue_names(config.worker_queues),
+        weights=read_queue_weights(config.worker_queues),
         slots=config.slot_count,
         flush_s=config.worker_flush_ms / 1000,
         block_s=config.worker_block_s,

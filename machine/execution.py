@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from machine.errors import MachineError, SignatureError, TaskCanceled
-from machine.wire.headers import attempt
+from machine.wire.headers import attempt_of
 from machine.wire.signature import Progress, Signature, TaskResult
 
 
@@ -98,7 +98,7 @@ class TaskContext:
     @property
     def attempt(self) -> int:
         """Return 1 on the first run, one more on each retry."""
-        return attempt(self.signature)
+        return attempt_of(self.signature)
 
     def progress(self, fraction: float, note: str = "") -> None:
         """

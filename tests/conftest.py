@@ -20,7 +20,7 @@ import redis
 from hypothesis import settings
 
 from machine.config import Config
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.embedded import EmbeddedServer, NoServer, shared_url
 from machine.redis.backend import RedisBackend
 from machine.redis.broker import RedisBroker
@@ -216,7 +216,7 @@ def clock() -> FakeClock:
 
 def own_links() -> Connections:
     """Return links to an empty database on a server of the test process's own."""
-    return Connections(parse(shared_url()))
+    return Connections(parse_address(shared_url()))
 
 
 def own_settings(**changes: Any) -> QueueSettings:

@@ -18,9 +18,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from caller.web.problems import Problem
-from machine.wire.headers import LONGEST_KEY, ON_DUPLICATE, unique_key
+from machine.wire.headers import LONGEST_KEY, ON_DUPLICATE, check_unique_key
 from machine.wire.limits import MOST_RETRIES
-from machine.wire.text import check_value, scan, shown
+from machine.wire.text import check_value, scan_json, shorten
 
 B = TypeVar("B", bound=Struct)
 
@@ -148,7 +148,7 @@ def parse_json(raw: bytes, what: str) -> Any:
     """
     try:
         text = raw.decode()
-        found, end = scan(text, len(text) - len(text.lstrip(_SPACE)))
+        found, end = scan_json(text, len(text) - len(text.lstrip(_SPACE)))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
@@ -204,14 +204,14 @@ def signature_options(options: SendOptions, where: str, queues: Sequence[str]) -
     for name in found.keys() & set(WHOLE):
         found[name] = int(found[name])
     if found.get("unique"):
-        unique_key(found["unique"])
+        check_unique_key(found["unique"])
     _check_headers(found.get("headers", {}), f"{where}.headers")
     return found
 
 
 def refuse(where: str, value: Any, expected: str) -> Problem:
     """Return the refusal of a member, to be raised."""
-    return Problem("invalid", f"{where} is {shown(value)}; give {expected}.")
+    return Problem("invalid", f"{where} is {shorten(value)}; give {expected}.")
 
 
 def _check_choice(found: dict[str, Any], name: str, choices: Collection[str], where: str) -> None:
@@ -261,7 +261,7 @@ def _refusal(error: str, found: Any, kind: type[Struct]) -> Problem:
         close = difflib.get_close_matches(name[:80], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         return Problem(
-            "invalid", f"{where} has the member {shown(name)}; known: {', '.join(known)}{hint}"
+            "invalid", f"{where} has the member {shorten(name)}; known: {', '.join(known)}{hint}"
         )
     if missing := _MISSING.fullmatch(text):
         return Problem("invalid", f"{where} has no member {missing[1]!r}; give it.")

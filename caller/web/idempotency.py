@@ -19,7 +19,7 @@ from caller.web.problems import Problem
 from caller.web.responses import json_bytes
 from machine.ports.backend import Backend
 from machine.wire.signature import GroupMeta
-from machine.wire.text import now_text, ns_from_text, shown
+from machine.wire.text import format_time, parse_time, shorten
 
 _SPACE: Final = uuids.UUID("5f0f3ad6-3b70-5f6b-8e0f-6a3f6e3f2a11")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
@@ -31,7 +31,7 @@ def check_key(text: str) -> str:
     if _KEY.fullmatch(key) is None:
         raise Problem(
             "bad-header",
-            f"Idempotency-Key is {shown(text)}; give 1 to 255 printable ASCII characters without "
+            f"Idempotency-Key is {shorten(text)}; give 1 to 255 printable ASCII characters without "
             "spaces, new ones for each request.",
         )
     return key
@@ -73,7 +73,7 @@ class IdempotencyKeys:
         name = f"group_{uuids.uuid5(_SPACE, f'{subject} key {key}')}"
         now_ns = time.time_ns()
         mine = GroupMeta(
-            group_uuid=name, task_uuids=[str(seed)], created_at=now_text(now_ns), nested=True
+            group_uuid=name, task_uuids=[str(seed)], created_at=format_time(now_ns), nested=True
         )
         await self._backend.arecord_group(mine)
         found = await asyncio.to_thread(self._backend.read_group, name)
@@ -85,7 +85,7 @@ class IdempotencyKeys:
                 f"Idempotency-Key {key!r} was sent with another body or to another path; give "
                 "each request a key of its own.",
             )
-        age_s = (now_ns - ns_from_text(found.created_at)) / 1e9
+        age_s = (now_ns - parse_time(found.created_at)) / 1e9
         if age_s >= self._kept_s and (await self._backend.aread([first]))[0] is None:
             raise Problem(
                 "key-expired",

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from caller.web.problems import Problem, problem_of, problem_of_http
 from machine.errors import MachineError
-from machine.wire.text import shown
+from machine.wire.text import shorten
 
 _log = logging.getLogger("caller.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -107,8 +107,8 @@ def refuse_other_sites(method: str, headers: Headers, *, is_local: bool) -> None
     if is_local and not is_loopback(host_of(host)):
         raise Problem(
             "cross-site",
-            f"Host is {shown(host)}, which is not this machine; call it localhost, set api_token, "
-            "or say api_open: true where a proxy asks who comes.",
+            f"Host is {shorten(host)}, which is not this machine; call it localhost, set "
+            "api_token, or say api_open: true where a proxy asks who comes.",
         )
     if method in _SAFE:
         return
@@ -117,8 +117,8 @@ def refuse_other_sites(method: str, headers: Headers, *, is_local: bool) -> None
     if (site or origin) and not is_own:
         raise Problem(
             "cross-site",
-            f"The request comes from a page of {shown(origin or 'another site')}; without a token "
-            "only pages of this service may send. Set api_token, and let the page show it.",
+            f"The request comes from a page of {shorten(origin or 'another site')}; without a "
+            "token only pages of this service may send. Set api_token, and let the page show it.",
         )
 
 

@@ -26,7 +26,7 @@ from machine.errors import (
     SignatureError,
     WireError,
 )
-from machine.wire.text import error_text
+from machine.wire.text import cut_error
 
 _log = logging.getLogger("caller.api")
 #: Media type of a problem.
@@ -91,7 +91,7 @@ class Problem(Exception):
             "type": f"/docs#{self.code}",
             "title": title,
             "status": status,
-            "detail": error_text(self.detail),
+            "detail": cut_error(self.detail),
         }
         headers = {"Cache-Control": "no-store"} | self.headers
         return Response(json_bytes(document), status, headers, media_type=MEDIA_TYPE)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from caller.web.bodies import parse_json
 from caller.web.idempotency import check_key
 from caller.web.problems import Problem
-from machine.wire.text import shown
+from machine.wire.text import shorten
 
 _PREFERRED: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([^\s,;\"]*)\"?", re.IGNORECASE)
 _PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -44,7 +44,7 @@ async def read_json(request: Request, most_bytes: int) -> Any:
     kind = request.headers.get("content-type", "")
     if _JSON.fullmatch(kind.strip()) is None:
         raise Problem(
-            "not-json", f"Content-Type is {shown(kind)}; give application/json, in UTF-8."
+            "not-json", f"Content-Type is {shorten(kind)}; give application/json, in UTF-8."
         )
     try:
         return parse_json(b"".join(chunks), "the body")
@@ -89,7 +89,7 @@ def read_count(request: Request, name: str, default: int, most: int) -> int:
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) > most:
-        raise Problem("bad-query", f"{name} is {shown(text)}; give a whole number up to {most}.")
+        raise Problem("bad-query", f"{name} is {shorten(text)}; give a whole number up to {most}.")
     return int(text)
 
 
@@ -105,5 +105,5 @@ def _seconds(text: str, code: str, name: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise Problem(code, f"{name} is {shown(text)}; give a number of seconds, 0 or more.")
+        raise Problem(code, f"{name} is {shorten(text)}; give a number of seconds, 0 or more.")
     return seconds

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from machine.errors import SignatureError, TaskCanceled, TaskExpired, TaskFailed, WireError
 from machine.results.task import raise_if_failed
 from machine.wire.signature import State, TaskState
-from machine.wire.text import to_bytes, value_text
+from machine.wire.text import format_value, to_bytes
 
 #: Levels that a document adds around a value of a task.
 _AROUND: Final = 8
@@ -191,7 +191,7 @@ def json_bytes(document: Any) -> bytes:
     Raises:
         SignatureError: A value has no place in JSON.
     """
-    return to_bytes(value_text(document, -_AROUND), "the document")
+    return to_bytes(format_value(document, -_AROUND), "the document")
 
 
 def content_of(document: Mapping[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from caller.web.problems import Problem
 from caller.web.responses import GroupState, group_document
 from caller.web.task_schema import task_schemas
 from caller.web.workflows import Composer, Drafted
-from machine.config.queues import names
+from machine.config.queues import read_queue_names
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound, WireError
 from machine.ports.backend import Backend
 from machine.results.group import GroupResult
@@ -26,7 +26,7 @@ from machine.results.task import AsyncResult
 from machine.server import Server
 from machine.wire.limits import is_result_id
 from machine.wire.signature import GroupMeta, State, TaskState
-from machine.wire.text import now_text, shown
+from machine.wire.text import format_time, shorten
 from machine.workflow.pieces import Chord, Group
 
 #: Seconds within which Redis has to answer for this replica to be ready.
@@ -85,7 +85,7 @@ class Service:
         self.backend: Backend = server.backend
         self.tasks = task_schemas(server.registry)
         own = [task.queue for task in server.registry]
-        named = names(config.worker_queues)
+        named = read_queue_names(config.worker_queues)
         known = [config.default_queue, *named, *config.allowed_queues, *own]
         self.queues = tuple(dict.fromkeys(queue for queue in known if queue))
         self.following = Following(self.backend)
@@ -125,7 +125,7 @@ class Service:
             GroupMeta(
                 group_uuid=group_uuid,
                 task_uuids=members,
-                created_at=now_text(time.time_ns()),
+                created_at=format_time(time.time_ns()),
                 nested=True,
             )
         )
@@ -187,7 +187,7 @@ class Service:
                 return TaskState(task_uuid=uuid, state=State.PENDING)
         raise Problem(
             "unknown-result",
-            f"No result is kept under {shown(uuid)}: nothing was sent under this id, or it "
+            f"No result is kept under {shorten(uuid)}: nothing was sent under this id, or it "
             f"expired ({self.server.config.results_expire_in} s after its end).",
         )
 
@@ -216,7 +216,7 @@ class Service:
         if meta is None:
             raise Problem(
                 "unknown-group",
-                f"No group is kept under {shown(uuid)}: it was never sent, or it expired.",
+                f"No group is kept under {shorten(uuid)}: it was never sent, or it expired.",
             )
         return meta
 

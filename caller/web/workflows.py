@@ -28,7 +28,7 @@ from caller.web.bodies import (
 from caller.web.problems import Problem
 from caller.web.task_schema import TaskSchema
 from machine.wire.signature import new_uuid
-from machine.wire.text import shown
+from machine.wire.text import shorten
 from machine.workflow.pieces import Chain, Group, GroupChain, Piece, TypedSignature, series
 
 #: Bytes of all messages of one workflow: what follows a group is in each member's message.
@@ -99,7 +99,9 @@ class Composer:
     def _unknown(self, name: str) -> str:
         close = difflib.get_close_matches(name[:256], self._tasks, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"Task {shown(name)} is not registered here.{hint} GET /tasks lists those that are."
+        return (
+            f"Task {shorten(name)} is not registered here.{hint} GET /tasks lists those that are."
+        )
 
     # -- pieces ----------------------------------------------------------------------------
     # `where` is a piece's place in the body; `after` the bytes of what follows it, which is

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Self
 
 from machine.config import layers, settings
 from machine.config.cpus import available_cpus
-from machine.config.redis_url import SCHEMES, RedisAddress, parse
-from machine.config.settings import Setting, setting, settle, shown, table_of, values_of
+from machine.config.redis_url import SCHEMES, RedisAddress, parse_address
+from machine.config.settings import Setting, check_fields, setting, show_values, table_of, values_of
 from machine.errors import ConfigError
 
 _FILE = "config.yml"
@@ -85,13 +85,13 @@ class RedisConfig:
     tls_insecure: bool = setting(False, "Encrypt, but do not check who answers.")
 
     def __post_init__(self) -> None:
-        settle(self, _REDIS_SETTINGS)
+        check_fields(self, _REDIS_SETTINGS)
 
     def __repr__(self) -> str:
-        return shown(self, _REDIS_SETTINGS)
+        return show_values(self, _REDIS_SETTINGS)
 
 
-class Shown(NamedTuple):
+class SettingLine(NamedTuple):
     """One line of `Config.describe`: a setting, its value without passwords, its source."""
 
     name: str
@@ -227,13 +227,13 @@ class Config:
     reload: Callable[[], Config] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        settle(self, _SETTINGS)
-        found = settings.problems(values_of(self, SETTINGS))
+        check_fields(self, _SETTINGS)
+        found = settings.find_errors(values_of(self, SETTINGS))
         if found:
-            raise ConfigError("\n".join(problem.text for problem in found))
+            raise ConfigError("\n".join(error.text for error in found))
 
     def __repr__(self) -> str:
-        return shown(self, SETTINGS, whole=self.redis.cluster_mode)
+        return show_values(self, SETTINGS, whole=self.redis.cluster_mode)
 
     @classmethod
     def load(
@@ -317,26 +317,26 @@ class Config:
         plain = {name: v for name, v in values.items() if "." not in name}
         return cls(**plain, redis=RedisConfig(**nested), sources=sources, reload=again)
 
-    def describe(self) -> list[Shown]:
+    def describe(self) -> list[SettingLine]:
         """Return every setting in the documents' order, for people: no passwords."""
         whole = self.redis.cluster_mode
         lines = []
         for name, value in values_of(self, SETTINGS).items():
             row = SETTINGS[name]
             source = self.sources.get(name, "default" if value == row.default else "argument")
-            lines.append(Shown(name, row.show(value, whole=whole), source))
+            lines.append(SettingLine(name, row.show(value, whole=whole), source))
         return lines
 
     def warnings(self) -> list[str]:
         """Return what is allowed but unwise, one sentence each, for the log at start."""
-        return settings.warnings(values_of(self, SETTINGS))
+        return settings.find_warnings(values_of(self, SETTINGS))
 
     def address(self, url: str) -> RedisAddress | None:
         """Return where a Redis URL of ours leads; ``None`` for ``eager`` and ``null``."""
         if not url.startswith(SCHEMES):
             return None
         redis = self.redis
-        return parse(url, master_name=redis.master_name, cluster=redis.cluster_mode)
+        return parse_address(url, master_name=redis.master_name, cluster=redis.cluster_mode)
 
     @property
     def backend_url(self) -> str:

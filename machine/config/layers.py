@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 from dotenv import dotenv_values
 
-from machine.config.settings import Setting, problems
+from machine.config.settings import Setting, find_errors
 
 Table = Mapping[str, Setting]
 Variables = Mapping[str, str | None]
@@ -88,9 +88,9 @@ def resolve(entries: Iterable[Given | str], table: Table) -> Resolved:
         chosen[entry.name] = entry
     everything = {name: row.default for name, row in table.items()} | values
     hidden = {entry.name for entry in chosen.values() if entry.is_hidden}
-    for problem in problems(everything, skip=broken, hidden=hidden):
-        source = chosen.get(problem.name)
-        errors.append(f"{source.place}: {problem.text}" if source else problem.text)
+    for name, text in find_errors(everything, skip=broken, hidden=hidden):
+        source = chosen.get(name)
+        errors.append(f"{source.place}: {text}" if source else text)
     return Resolved(values, {name: entry.source for name, entry in chosen.items()}, errors)
 
 

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Largest weight; the smallest is 1.
-MOST = 1000
 #: What a queue may look like beside others, as a regular expression.
 FORM = r"[A-Za-z0-9_.:-]{1,128}(=(1000|[1-9]\d{0,2}))?"
 
 
-def names(words: Sequence[str]) -> tuple[str, ...]:
+def read_queue_names(words: Sequence[str]) -> tuple[str, ...]:
     """Return the queues' names, in order."""
     return tuple(word.partition("=")[0] for word in words)
 
 
-def weights(words: Sequence[str]) -> tuple[int, ...]:
+def read_queue_weights(words: Sequence[str]) -> tuple[int, ...]:
     """Return a weight (1 to 1000) for each queue, or () where none has one."""
     found = [word.partition("=")[2] for word in words]
     return tuple(int(text) for text in found) if all(found) else ()
 
 
-def problem(words: Sequence[str]) -> str:
+def find_weight_error(words: Sequence[str]) -> str:
     """
     Say what is wrong with the words seen together, and the cure; "" = nothing.
 
@@ -38,7 +36,7 @@ def problem(words: Sequence[str]) -> str:
             f"some have a weight and '{without[0]}' has none; write '{without[0]}=1', "
             "or leave out all weights for a strict order"
         )
-    queues = names(words)
+    queues = read_queue_names(words)
     twice = next((name for i, name in enumerate(queues) if name in queues[:i]), "")
     if twice and not without:
         return f"'{twice}' has two weights; keep one of them"

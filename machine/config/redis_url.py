@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from machine.errors import ConfigError
 
-Kind = Literal["single", "socket", "sentinel", "cluster"]
+AddressKind = Literal["single", "socket", "sentinel", "cluster"]
 #: What a Redis URL starts with.
 SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://")
 _PORT = 6379
@@ -48,7 +48,7 @@ class RedisAddress:
         tls: Whether the connection is encrypted (``rediss://``).
     """
 
-    kind: Kind
+    kind: AddressKind
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""
     username: str = ""
@@ -57,7 +57,7 @@ class RedisAddress:
     tls: bool = False
 
 
-def parse(url: str, *, master_name: str = "", cluster: bool = False) -> RedisAddress:
+def parse_address(url: str, *, master_name: str = "", cluster: bool = False) -> RedisAddress:
     """
     Take a Redis URL apart.
 

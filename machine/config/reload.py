@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from machine.config import SETTINGS, Config
-from machine.config.queues import names
+from machine.config.queues import read_queue_names
 from machine.config.settings import values_of
 from machine.errors import ConfigError
 
@@ -46,7 +46,7 @@ class Changes(NamedTuple):
     stuck: list[str]
 
 
-def changes(running: Config, fresh: Config) -> Changes:
+def compare_settings(running: Config, fresh: Config) -> Changes:
     """Return what can change in a running worker, and what cannot."""
     old, new = values_of(running, SETTINGS), values_of(fresh, SETTINGS)
     differing = [name for name in SETTINGS if old[name] != new[name]]
@@ -57,7 +57,7 @@ def changes(running: Config, fresh: Config) -> Changes:
 
 def _is_live(name: str, running: Config, fresh: Config) -> bool:
     if name == "queues":  # in another order or with other weights, but the same ones
-        old, new = (names(c.worker_queues) for c in (running, fresh))
+        old, new = (read_queue_names(c.worker_queues) for c in (running, fresh))
         return sorted(old) == sorted(new)
     return name in LIVE
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from machine.config.queues import FORM, names, problem
-from machine.config.redis_url import SCHEMES, parse, redact
+from machine.config.queues import FORM, find_weight_error, read_queue_names
+from machine.config.redis_url import SCHEMES, parse_address, redact
 from machine.errors import ConfigError
 from machine.wire.limits import DELAYED_DEFAULT, is_queue_name
 
@@ -191,7 +191,7 @@ def table_of(owner: type[DataclassInstance], prefix: str = "") -> dict[str, Sett
     return rows
 
 
-def settle(owner: DataclassInstance, table: Mapping[str, Setting]) -> None:
+def check_fields(owner: DataclassInstance, table: Mapping[str, Setting]) -> None:
     """
     Give every field of a frozen dataclass its own type (a list becomes a tuple).
 
@@ -219,7 +219,9 @@ def values_of(owner: DataclassInstance, table: Mapping[str, Setting]) -> dict[st
     return values
 
 
-def shown(owner: DataclassInstance, table: Mapping[str, Setting], *, whole: bool = False) -> str:
+def show_values(
+    owner: DataclassInstance, table: Mapping[str, Setting], *, whole: bool = False
+) -> str:
     """Return a dataclass's repr: what differs from the defaults, without passwords."""
     parts = [
         f"{name}={table[name].show(value, whole=whole)!r}"
@@ -229,16 +231,16 @@ def shown(owner: DataclassInstance, table: Mapping[str, Setting], *, whole: bool
     return f"{type(owner).__name__}({', '.join(parts)})"
 
 
-class Problem(NamedTuple):
+class SettingError(NamedTuple):
     """What is wrong with the value of one setting, seen beside the others."""
 
     name: str
     text: str
 
 
-def problems(
+def find_errors(
     values: Values, *, skip: Collection[str] = (), hidden: Collection[str] = ()
-) -> list[Problem]:
+) -> list[SettingError]:
     """
     Return what the values say together that cannot be.
 
@@ -248,10 +250,10 @@ def problems(
         hidden: Names whose values are not shown even if they look harmless.
     """
     return [
-        problem
-        for names, rule in _RULES
+        error
+        for names, check in _RULES
         if not any(name in skip for name in names)
-        for problem in rule(values, hidden)
+        for error in check(values, hidden)
     ]
 
 
@@ -263,11 +265,11 @@ _USES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _ELSEWHERE = re.compile(r"(amqps?|https?|gcppubsub|memcache|mongodb(\+srv)?)://|amqp$")
 
 
-def _check_urls(values: Values, hidden: Collection[str]) -> Iterator[Problem]:
+def _check_urls(values: Values, hidden: Collection[str]) -> Iterator[SettingError]:
     for name, (use, words) in _USES.items():
         text = _url_problem(values, name, use, words, is_hidden=name in hidden)
         if text:
-            yield Problem(name, text)
+            yield SettingError(name, text)
 
 
 def _url_problem(
@@ -279,7 +281,7 @@ def _url_problem(
     if url.startswith(SCHEMES):
         master_name = "" if is_cluster else values["redis.master_name"]
         try:
-            parse(url, master_name=master_name, cluster=is_cluster)
+            parse_address(url, master_name=master_name, cluster=is_cluster)
         except ConfigError as error:
             return f"{name}: {error}"
         return ""
@@ -290,44 +292,44 @@ def _url_problem(
     return f"Factory failed with {use}: {shown}; {cure}"
 
 
-def _check_queues(values: Values, _hidden: Collection[str]) -> Iterator[Problem]:
+def _check_queues(values: Values, _hidden: Collection[str]) -> Iterator[SettingError]:
     delayed = values["redis.delayed_tasks_key"] or DELAYED_DEFAULT
     for name in ("default_queue", "queues", "allowed_queues"):
         value = values[name]
-        for queue in (value,) if isinstance(value, str) else names(value):
+        for queue in (value,) if isinstance(value, str) else read_queue_names(value):
             if not is_queue_name(queue, delayed_key=delayed):
                 text = f"{name}={queue!r}: this is the name of another kind of key; choose another"
-                yield Problem(name, text)
-    text = problem(values["queues"])
+                yield SettingError(name, text)
+    text = find_weight_error(values["queues"])
     if text:
-        yield Problem("queues", f"queues={','.join(values['queues'])!r}: {text}")
+        yield SettingError("queues", f"queues={','.join(values['queues'])!r}: {text}")
 
 
-def _check_heartbeat(values: Values, _hidden: Collection[str]) -> Iterator[Problem]:
+def _check_heartbeat(values: Values, _hidden: Collection[str]) -> Iterator[SettingError]:
     beat, lease = values["worker_heartbeat_s"], values["worker_lease_s"]
     if beat * 2 >= lease:
-        yield Problem(
+        yield SettingError(
             "worker_heartbeat_s",
             f"worker_heartbeat_s='{beat:g}': expected less than half of worker_lease_s "
             f"({lease:g} seconds), or 0 for a third of it",
         )
 
 
-def _check_topology(values: Values, _hidden: Collection[str]) -> Iterator[Problem]:
+def _check_topology(values: Values, _hidden: Collection[str]) -> Iterator[SettingError]:
     if values["redis.master_name"] and values["redis.cluster_mode"]:
-        yield Problem(
+        yield SettingError(
             "redis.master_name",
             f"redis.master_name={values['redis.master_name']!r}: redis.cluster_mode is on, and a "
             "cluster has no sentinels; unset one of them",
         )
 
 
-def _check_tls(values: Values, _hidden: Collection[str]) -> Iterator[Problem]:
+def _check_tls(values: Values, _hidden: Collection[str]) -> Iterator[SettingError]:
     cert, key = values["redis.tls_cert_file"], values["redis.tls_key_file"]
     if bool(cert) != bool(key):
         here, there = ("cert", "key") if cert else ("key", "cert")
         text = f"redis.tls_{here}_file={cert or key!r}: redis.tls_{there}_file is missing; set both"
-        yield Problem(f"redis.tls_{here}_file", text)
+        yield SettingError(f"redis.tls_{here}_file", text)
     urls = [values[name] for name in _USES]
     if any(u.startswith("rediss://") for u in urls) or not any(
         u.startswith("redis://") for u in urls
@@ -335,14 +337,14 @@ def _check_tls(values: Values, _hidden: Collection[str]) -> Iterator[Problem]:
         return
     for name in _TLS:
         if values[name]:
-            yield Problem(
+            yield SettingError(
                 name, f"{name} is set, but no URL is encrypted; write rediss:// for redis://"
             )
 
 
 _TLS = ("redis.tls_ca_file", "redis.tls_cert_file", "redis.tls_key_file", "redis.tls_insecure")
 _QUEUE_SETTINGS = ("default_queue", "queues", "allowed_queues", "redis.delayed_tasks_key")
-_Rule = Callable[[Values, Collection[str]], Iterator[Problem]]
+_Rule = Callable[[Values, Collection[str]], Iterator[SettingError]]
 _RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
     ((*_USES, "redis.master_name", "redis.cluster_mode"), _check_urls),
     (_QUEUE_SETTINGS, _check_queues),
@@ -352,14 +354,14 @@ _RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
 )
 
 
-def warnings(values: Values) -> list[str]:
+def find_warnings(values: Values) -> list[str]:
     """Return what is allowed but unwise, one sentence each."""
     found = []
     for name in _USES:
         url, is_cluster = values[name], values["redis.cluster_mode"]
         if not url.startswith("redis://"):
             continue
-        address = parse(url, cluster=is_cluster)
+        address = parse_address(url, cluster=is_cluster)
         away = [host for host, _ in address.hosts if not _LOOPBACK.fullmatch(host)]
         if address.password and away:
             found.append(f"{name}: its password goes to {away[0]} unencrypted; use rediss://")

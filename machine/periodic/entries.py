@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 
 from machine.errors import SignatureError
 from machine.periodic.cron import Schedule, parse, spec_text
-from machine.wire.signature import Signature, copied
+from machine.wire.signature import Signature, copy_signature
 from machine.workflow.pieces import Chord, Group, series, steps_of
 from machine.workflow.plan import WorkflowPlan, make_plan
 
@@ -136,8 +136,8 @@ class Entry:
         if all(isinstance(one, Signature) for one in signatures) and (
             callback is None or isinstance(callback, Signature)
         ):
-            signatures = [copied(signature) for signature in signatures]
-            callback = None if callback is None else copied(callback)
+            signatures = [copy_signature(signature) for signature in signatures]
+            callback = None if callback is None else copy_signature(callback)
         else:
             planned = _planned(kind, name, signatures, callback)
             kind, signatures, callback = "workflow", planned.heads, None
@@ -158,8 +158,8 @@ class Entry:
         """Return the entry with each of its signatures filled in and checked."""
         return replace(
             self,
-            signatures=tuple(complete(copied(signature)) for signature in self.signatures),
-            callback=None if self.callback is None else complete(copied(self.callback)),
+            signatures=tuple(complete(copy_signature(signature)) for signature in self.signatures),
+            callback=None if self.callback is None else complete(copy_signature(self.callback)),
         )
 
 

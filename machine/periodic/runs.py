@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
 from machine.periodic.entries import Entry, Outline
-from machine.wire.signature import GroupMeta, Signature, copied
-from machine.wire.text import now_text
+from machine.wire.signature import GroupMeta, Signature, copy_signature
+from machine.wire.text import format_time
 from machine.workflow.pieces import Chain, Group
 
 #: Root of the ids of what entries send.
@@ -45,7 +45,7 @@ def run_of(entry: Entry, home: str, due_ms: int) -> Run:
         home: Queue whose keys hold the timetable; entries of two homes share no ids.
         due_ms: The time, Unix ms.
     """
-    seed, created_at = f"{home} {entry.name} {due_ms}", now_text(due_ms * 1_000_000)
+    seed, created_at = f"{home} {entry.name} {due_ms}", format_time(due_ms * 1_000_000)
     if entry.outline is not None:
         return _workflow(entry, entry.outline, seed, created_at)
     if entry.kind == "chain":
@@ -111,7 +111,7 @@ class _Renamed:
         uuid = self._known.get(signature.uuid, "")
         if uuid in self._made:
             return self._made[uuid]
-        own = copied(signature)
+        own = copy_signature(signature)
         own.uuid, own.eta_ns = uuid or _id(kind, self._seed, path), None
         own.group_uuid = self._known.get(own.group_uuid, own.group_uuid)
         path = uuid or path

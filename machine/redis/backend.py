@@ -21,7 +21,7 @@ from machine.wire.states import (
     encode_group,
     encode_state,
 )
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 
 #: What is not finished outlives a long queue, whatever the results' own time, seconds.
 _UNFINISHED_S = 86_400
@@ -69,7 +69,7 @@ class RedisBackend:
             state.created_at = stored.created_at or state.created_at
             state.task_name = state.task_name or stored.task_name
             state.attempts = [*stored.attempts, *state.attempts][-MOST_ATTEMPTS:]
-        state.created_at = state.created_at or now_text(time.time_ns())
+        state.created_at = state.created_at or format_time(time.time_ns())
         self._set(state.task_uuid, encode_state(state))
 
     def record_group(

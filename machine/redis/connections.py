@@ -47,7 +47,7 @@ class Connections:
     links over: make a new Connections in each process.
 
     Args:
-        address: Where the server is (`redis_url.parse`).
+        address: Where the server is (`redis_url.parse_address`).
         limits: Timeouts and how long callers keep trying.
         client_name: Shown by ``CLIENT LIST``.
         sentinel_password: For the sentinels themselves.

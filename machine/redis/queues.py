@@ -16,7 +16,7 @@ from machine.redis.roles import RedisRole
 from machine.wire.limits import is_result_id
 from machine.wire.signature import State, TaskState
 from machine.wire.states import CANCELED, encode_state
-from machine.wire.text import now_text, quote
+from machine.wire.text import format_time, quote
 
 _CHANGED = 2
 _ENQUEUED = {int(code): code for code in Enqueued}
@@ -137,7 +137,7 @@ def cancel_commands(
     uuids: Sequence[str], ahead: Sequence[str], context: ScriptContext, *, keeps_states: bool
 ) -> list[Command]:
     """Return the calls of ``cancel.lua`` for these tasks, 500 in each."""
-    created_at = now_text(time.time_ns())
+    created_at = format_time(time.time_ns())
     entries = [(uuid, 0) for uuid in uuids] + [(uuid, 1) for uuid in ahead]
     commands = []
     for start in range(0, len(entries), MOST_MOVES):

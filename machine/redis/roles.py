@@ -13,7 +13,7 @@ from machine.redis.connections import Connections
 from machine.redis.link import Command
 from machine.redis.moves import ScriptContext
 from machine.wire.limits import DELAYED_DEFAULT
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 
 #: A state that is not final outlives a long queue, whatever the results' own time.
 PENDING_AT_LEAST_S = 86_400
@@ -83,6 +83,6 @@ class RedisRole:
             delayed_key=self._settings.delayed_key,
             kept_s=self._settings.results_expire_s,
             pending_s=self._pending_s,
-            created=f'"CreatedAt":"{now_text(time.time_ns())}"',
+            created=f'"CreatedAt":"{format_time(time.time_ns())}"',
             canceled_key=self._canceled_key,
         )

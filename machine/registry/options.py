@@ -19,8 +19,8 @@ from machine.wire.headers import (
     ON_DUPLICATE_HEADER,
     UNIQUE_HEADER,
     OnDuplicate,
-    policy,
-    unique_key,
+    check_on_duplicate,
+    check_unique_key,
 )
 from machine.wire.messages import encode_signature
 from machine.wire.signature import JSON, Arg, Signature
@@ -101,7 +101,7 @@ class TaskHeaders:
         if options.on_crash == "fail":
             self._always[ON_CRASH_HEADER] = "fail"
         try:
-            policy(options.on_duplicate)
+            check_on_duplicate(options.on_duplicate)
             if options.expires is not None:
                 self._always |= sending_options.make_expiry_headers(options.expires)
         except SignatureError as error:
@@ -130,7 +130,7 @@ class TaskHeaders:
             return self.always()
         if callable(self._unique):
             try:
-                key = unique_key(self._unique(*args, **kwargs))
+                key = check_unique_key(self._unique(*args, **kwargs))
             except SignatureError as error:
                 raise SignatureError(f"Task {self._name!r}: {error}") from None
         else:

@@ -48,7 +48,7 @@ class Registry:
         """
         found: dict[str, Task[Any, Any]] = {}
         for module in modules:
-            namespace = imported(module) if isinstance(module, str) else module
+            namespace = import_tasks(module) if isinstance(module, str) else module
             for value in vars(namespace).values():
                 if isinstance(value, Task):
                     self._refuse_twin(value.name, value, found)
@@ -151,7 +151,7 @@ def _renamed(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
 _BUILT_IN: dict[object, Task[Any, Any]] = {GATHER: Task(gather, TaskOptions(name=GATHER))}
 
 
-def imported(name: str) -> ModuleType:
+def import_tasks(name: str) -> ModuleType:
     """
     Import a module of tasks and return it.
 

@@ -19,7 +19,7 @@ from machine.results.task import (
     require_canceler,
 )
 from machine.wire.signature import State, TaskState
-from machine.wire.states import state_results
+from machine.wire.states import decode_results
 
 
 class TaskGraph(NamedTuple):
@@ -346,7 +346,7 @@ class GroupResult(Workflow, Generic[R_co]):
         if any(uuid not in of_members for uuid in self._by_uuid):
             return None
         found = [of_members[uuid] for uuid in self._by_uuid]
-        return [cast(R_co, one_value(state_results(state))) for state in found]
+        return [cast(R_co, one_value(decode_results(state))) for state in found]
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         return self.aget().__await__()

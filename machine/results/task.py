@@ -15,7 +15,7 @@ from machine.execution import running_task
 from machine.ports.backend import Backend
 from machine.ports.moves import Canceled
 from machine.wire.signature import Progress, TaskState
-from machine.wire.states import CANCELED, EXPIRED, state_results
+from machine.wire.states import CANCELED, EXPIRED, decode_results
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def extract_values(state: TaskState | None) -> list[Any] | None:
     """Return the values of a task that succeeded, ``None`` before its end; raise its failure."""
     if state is None or not state.is_completed:
         return None
-    return state_results(raise_if_failed(state))
+    return decode_results(raise_if_failed(state))
 
 
 def one_value(values: Sequence[Any]) -> Any:
@@ -190,7 +190,7 @@ class AsyncResult(Generic[R_co]):
     def values(self) -> list[Any] | None:
         """Look once; all returned values of a task that succeeded, else ``None``."""
         state = self.state
-        return state_results(state) if state is not None and state.is_success else None
+        return decode_results(state) if state is not None and state.is_success else None
 
     def touch(self) -> list[Any] | None:
         """
@@ -216,13 +216,13 @@ class AsyncResult(Generic[R_co]):
         A task that returned nothing gives ``[]``.
         """
         refuse_inside_a_task(allow_in_task=allow_in_task)
-        return state_results(raise_if_failed(self._final(timeout)))
+        return decode_results(raise_if_failed(self._final(timeout)))
 
     async def aresults(
         self, timeout: float | None = None, *, allow_in_task: bool = False
     ) -> list[Any]:
         refuse_inside_a_task(allow_in_task=allow_in_task)
-        return state_results(raise_if_failed(await self._afinal(timeout)))
+        return decode_results(raise_if_failed(await self._afinal(timeout)))
 
     def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R_co:
         """

@@ -15,9 +15,9 @@ from machine.execution import Again as RetryOutcome
 from machine.execution import Failed, Outcome, Succeeded
 from machine.ports.moves import Claim, Finish, Member, Retry, Start
 from machine.sending.messages import MessageMaker, MessageRules
-from machine.wire.headers import attempt, inherit
+from machine.wire.headers import attempt_of, inherit_headers
 from machine.wire.messages import decode_signature, encode_signature
-from machine.wire.signature import Attempt, Progress, Signature, State, TaskState, copied
+from machine.wire.signature import Attempt, Progress, Signature, State, TaskState, copy_signature
 from machine.wire.states import (
     CANCELED,
     encode_attempt,
@@ -25,7 +25,7 @@ from machine.wire.states import (
     encode_state,
     encode_state_head,
 )
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 from machine.workflow.callbacks import choose_follow_ups, list_never_run, make_retry
 
 _NOT_RUN = "not run: "
@@ -154,7 +154,7 @@ def _failure(signature: Signature, error: str, now_ns: int) -> TaskState:
         task_name=signature.name,
         state=State.FAILURE,
         error=error,
-        created_at=now_text(now_ns),
+        created_at=format_time(now_ns),
     )
 
 
@@ -249,7 +249,7 @@ def _again(
         task_name=signature.name,
         error=outcome.error,
     )
-    run = Attempt(attempt(signature), outcome.error, now_text(now_ns))
+    run = Attempt(attempt_of(signature), outcome.error, format_time(now_ns))
     due_ns = again.eta_ns if again.eta_ns is not None and again.eta_ns > now_ns else 0
     kept = terms.keeps_states and signature.uuid != ""
     move = Retry(
@@ -279,8 +279,8 @@ def member_of(signature: Signature, queue: str, terms: Terms) -> Member | None:
     if callback is None or not signature.group_uuid or signature.group_task_count < 1:
         return None
     # What Go workers share is not counted, so that it needs no place in common.
-    callback = copied(callback)
-    inherit(signature, callback)
+    callback = copy_signature(callback)
+    inherit_headers(signature, callback)
     home = queue if terms.shared_groups else callback.routing_key or terms.default_queue
     return Member(
         home,

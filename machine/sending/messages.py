@@ -27,15 +27,15 @@ from machine.wire.headers import (
     ON_CRASH_HEADER,
     check_expiry,
     refuse_unique,
-    restamp,
+    restamp_sent,
     set_expiry,
-    stamp,
+    stamp_sent,
 )
 from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.messages import decode_signature, encode_signature
-from machine.wire.signature import Arg, Signature, TaskState, copied, new_uuid
+from machine.wire.signature import Arg, Signature, TaskState, copy_signature, new_uuid
 from machine.wire.states import STATE_TAIL, encode_state_head
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 
 if TYPE_CHECKING:  # a worker's child imports this module, and needs neither settings nor YAML
     from machine.config import Config
@@ -85,7 +85,7 @@ class MessageMaker:
     ) -> None:
         self._rules = rules
         self._at_most_once = at_most_once
-        self._stamp = stamp if stamps else restamp
+        self._stamp = stamp_sent if stamps else restamp_sent
         self._cluster_mode = cluster_mode
 
     @classmethod
@@ -152,13 +152,15 @@ class MessageMaker:
                 refuse_unique(signature)
                 self._fill(signature, kind)
             if signature.on_success:
-                signature.on_success = [copied(callback) for callback in signature.on_success]
+                signature.on_success = [
+                    copy_signature(callback) for callback in signature.on_success
+                ]
                 todo += [(callback, "task") for callback in signature.on_success]
             if signature.on_error:
-                signature.on_error = [copied(callback) for callback in signature.on_error]
+                signature.on_error = [copy_signature(callback) for callback in signature.on_error]
                 todo += [(callback, "task") for callback in signature.on_error]
             if signature.chord_callback is not None:
-                signature.chord_callback = copied(signature.chord_callback)
+                signature.chord_callback = copy_signature(signature.chord_callback)
                 todo.append((signature.chord_callback, "chord"))
 
     def _check(self, signature: Signature) -> None:
@@ -188,7 +190,7 @@ class MessageMaker:
         Raises:
             SignatureError: One is too large, or holds what cannot be encoded.
         """
-        created_at = now_text(now_ns)
+        created_at = format_time(now_ns)
         # One state for all: only uuid and name differ, and both stand before this.
         tail = f'"CreatedAt":"{created_at}"'.encode() + STATE_TAIL
         state = TaskState.pending_id("", created_at)

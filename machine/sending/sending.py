@@ -21,8 +21,8 @@ from machine.ports.broker import Admitted, Broker
 from machine.ports.moves import Message
 from machine.results.task import AsyncResult, Canceler
 from machine.sending.messages import MessageMaker, raise_refusals, with_ids
-from machine.wire.headers import Unique, inherit, unique_of
-from machine.wire.signature import GroupMeta, Signature, TaskState, copied
+from machine.wire.headers import Unique, inherit_headers, unique_of
+from machine.wire.signature import GroupMeta, Signature, TaskState, copy_signature
 
 
 class SendInstrument(Protocol):
@@ -104,7 +104,7 @@ class Sending:
     # -- one task --------------------------------------------------------------------------
     def send_task(self, signature: Signature) -> AsyncResult[Any]:
         """Send one task by itself; see `Server.send_task`."""
-        own = self._messages.complete(copied(signature), alone=True)
+        own = self._messages.complete(copy_signature(signature), alone=True)
         if (asked := unique_of(own)) is not None:
             return self._send_unique(own, asked)
         backend = self.require_backend()  # or nothing is written
@@ -113,7 +113,7 @@ class Sending:
         return result
 
     async def asend_task(self, signature: Signature) -> AsyncResult[Any]:
-        own = self._messages.complete(copied(signature), alone=True)
+        own = self._messages.complete(copy_signature(signature), alone=True)
         if (asked := unique_of(own)) is not None:
             return await self._asend_unique(own, asked)
         backend = self.require_backend()  # or nothing is written
@@ -227,7 +227,7 @@ class Sending:
         running = running_task.get()
         if running is not None:
             for signature in signatures:
-                inherit(running.signature, signature)
+                inherit_headers(running.signature, signature)
         if self.before_publish is not None:
             for signature in signatures:
                 self.before_publish(signature)

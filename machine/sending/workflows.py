@@ -17,7 +17,7 @@ from machine.results.task import AsyncResult, Canceler
 from machine.sending.messages import MessageMaker
 from machine.sending.sending import Groups, Sending
 from machine.wire.signature import GroupMeta, TaskState
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 from machine.workflow.pieces import Chain, Chord, Group, GroupChain, series, steps_of
 from machine.workflow.plan import PlannedStep, WorkflowPlan, make_plan
 
@@ -94,7 +94,7 @@ class WorkflowSending:
 
     def _groups(self, plan: WorkflowPlan) -> Groups:
         """Return what is written before any of a workflow's messages."""
-        created_at = now_text(time.time_ns())
+        created_at = format_time(time.time_ns())
         metas = [
             GroupMeta(
                 group_uuid=group.group_uuid,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from machine.execution import TaskContext, running_task
-from machine.wire.headers import correlation_id
+from machine.wire.headers import correlation_id_of
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(0x80, 0xA0))}
 #: Bidirectional controls and line separators: they reorder or break what a person reads.
@@ -68,7 +68,7 @@ def _fields(context: TaskContext) -> dict[str, str]:
         "queue": signature.routing_key,
         "attempt": str(context.attempt),
         "group_id": signature.group_uuid,
-        "correlation_id": correlation_id(signature),
+        "correlation_id": correlation_id_of(signature),
         "trace_id": trace_id,
         "span_id": span_id,
     }

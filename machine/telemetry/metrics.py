@@ -17,7 +17,7 @@ from typing import Any
 
 from machine.errors import BrokerUnavailable, ConfigError
 from machine.telemetry import VERSION
-from machine.wire.headers import waited_s
+from machine.wire.headers import measure_wait_s
 from machine.wire.signature import Signature
 
 #: Their names without suffixes, and what they say.
@@ -127,7 +127,7 @@ class TaskMetrics:
         """Count a run that begins; ``now_ns`` is Unix nanoseconds."""
         series = self._of(queue, signature.name)
         series.running.inc()
-        wait_s = waited_s(signature, now_ns)
+        wait_s = measure_wait_s(signature, now_ns)
         if wait_s is not None:
             series.wait.observe(wait_s)
 

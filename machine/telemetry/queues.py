@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from machine.config import Config
-from machine.config.queues import names
+from machine.config.queues import read_queue_names
 from machine.errors import MachineError, WireError
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker, QueueCount, Survey
@@ -19,7 +19,7 @@ from machine.telemetry.metrics import HELP, SentMetrics
 from machine.wire.headers import SENT_HEADER
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Signature
-from machine.wire.text import ns_from_text
+from machine.wire.text import parse_time
 
 #: Stands for all queues where they cannot be told apart: there is one delayed set.
 _ALL = "*"
@@ -33,7 +33,9 @@ _TASKS, _AGE, _WORKERS = (
 def queues_of(config: Config) -> list[str]:
     """Return the queues that the settings name, each once."""
     return list(
-        dict.fromkeys([config.default_queue, *names(config.worker_queues), *config.allowed_queues])
+        dict.fromkeys(
+            [config.default_queue, *read_queue_names(config.worker_queues), *config.allowed_queues]
+        )
     )
 
 
@@ -94,7 +96,7 @@ def _sent_ns(head: Signature, created_at: str) -> int:
     if sent.isascii() and sent.isdigit() and len(sent) < 16:
         return int(sent) * 1_000_000
     try:
-        return ns_from_text(created_at) if created_at else 0
+        return parse_time(created_at) if created_at else 0
     except WireError:
         return 0
 

@@ -104,7 +104,7 @@ def coerce(go_type: str, value: Any, where: str) -> Any:
     raise _misfit(go_type, value, where)
 
 
-def result(value: Any, *, empty: str = "[]int64") -> tuple[str, Any]:
+def infer_result(value: Any, *, empty: str = "[]int64") -> tuple[str, Any]:
     """
     Return the Go type name and the JSON value of something a task returned.
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 from machine.errors import SignatureError, WireError
 from machine.wire.signature import JSON, Signature
 from machine.wire.states import EXPIRED
-from machine.wire.text import now_text, ns_from_text, shown
+from machine.wire.text import format_time, parse_time, shorten
 
 #: Header that counts runs: text of the attempt about to be made, from "2" on.
 ATTEMPT_HEADER = "x-attempt"
@@ -51,7 +51,7 @@ OWN_HEADERS = frozenset(
 )
 
 
-def attempt(signature: Signature) -> int:
+def attempt_of(signature: Signature) -> int:
     """Return which run of the task this is, from 1; Go's retries are not counted."""
     text = signature.headers.get(ATTEMPT_HEADER) if signature.headers else None
     if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10:
@@ -66,15 +66,15 @@ ON_DUPLICATE = get_args(OnDuplicate)
 LONGEST_KEY = 256
 
 
-def unique_key(key: object) -> str:
+def check_unique_key(key: object) -> str:
     """Return a key that one task at a time may have as it is; refuse another."""
     if isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable():
         return key
-    kind = shown(key) if isinstance(key, str) else f"a {type(key).__name__}"
+    kind = shorten(key) if isinstance(key, str) else f"a {type(key).__name__}"
     raise SignatureError(f"unique is {kind}; give 1 to {LONGEST_KEY} printable characters.")
 
 
-def policy(on_duplicate: object) -> str:
+def check_on_duplicate(on_duplicate: object) -> str:
     """Return what to do about a duplicate as it is; refuse what is none of the three."""
     if isinstance(on_duplicate, str) and on_duplicate in ON_DUPLICATE:
         return on_duplicate
@@ -99,8 +99,8 @@ def unique_of(signature: Signature) -> Unique | None:
     if not headers or UNIQUE_HEADER not in headers:
         return None
     try:
-        key = unique_key(headers[UNIQUE_HEADER])
-        return Unique(key, policy(headers.get(ON_DUPLICATE_HEADER, "join")))
+        key = check_unique_key(headers[UNIQUE_HEADER])
+        return Unique(key, check_on_duplicate(headers.get(ON_DUPLICATE_HEADER, "join")))
     except SignatureError as error:
         raise SignatureError(f"Task {signature.name!r}: {error}") from None
 
@@ -140,7 +140,9 @@ def set_expiry(signature: Signature, now_ns: int) -> None:
         return
     wait_ns = _wait_ns(headers.pop(EXPIRES_IN_HEADER))
     if wait_ns is not None:
-        headers.setdefault(EXPIRES_HEADER, now_text(max(now_ns, signature.eta_ns or 0) + wait_ns))
+        headers.setdefault(
+            EXPIRES_HEADER, format_time(max(now_ns, signature.eta_ns or 0) + wait_ns)
+        )
 
 
 def check_expiry(signature: Signature) -> None:
@@ -154,35 +156,35 @@ def check_expiry(signature: Signature) -> None:
     if EXPIRES_IN_HEADER in headers and _wait_ns(headers[EXPIRES_IN_HEADER]) is None:
         raise SignatureError(
             f"Task {signature.name!r}: header {EXPIRES_IN_HEADER} is "
-            f"{shown(headers[EXPIRES_IN_HEADER])}; expected text of seconds, as in '60' or '0.5'."
+            f"{shorten(headers[EXPIRES_IN_HEADER])}; expected text of seconds, as in '60' or '0.5'."
         )
     if EXPIRES_HEADER not in headers:
         return
     try:
-        until_ns = ns_from_text(signature.header(EXPIRES_HEADER))
+        until_ns = parse_time(signature.header(EXPIRES_HEADER))
     except WireError as error:
         raise SignatureError(f"Task {signature.name!r}: header {EXPIRES_HEADER}: {error}") from None
     if signature.eta_ns is not None and until_ns <= signature.eta_ns:
         raise SignatureError(
-            f"Task {signature.name!r} expires at {now_text(until_ns)}, and is not to start before "
-            f"{now_text(signature.eta_ns)}; it could never run. Give a later expires."
+            f"Task {signature.name!r} expires at {format_time(until_ns)}, and is not to start "
+            f"before {format_time(signature.eta_ns)}; it could never run. Give a later expires."
         )
 
 
-def lateness(signature: Signature, now_ns: int) -> str:
+def describe_lateness(signature: Signature, now_ns: int) -> str:
     """Return the error of a task whose time has passed, or "" for one that may start."""
     headers = signature.headers
     if not headers or EXPIRES_HEADER not in headers:
         return ""
     try:
-        until_ns = ns_from_text(signature.header(EXPIRES_HEADER))
+        until_ns = parse_time(signature.header(EXPIRES_HEADER))
     except WireError as error:
         # Anybody may set any header: one that says nothing must not keep a task from running.
         _log.debug("task %s: header %s is ignored: %s", signature.uuid, EXPIRES_HEADER, error)
         return ""
     if now_ns < until_ns:
         return ""
-    return f"{EXPIRED}it was to start before {now_text(until_ns)}"
+    return f"{EXPIRED}it was to start before {format_time(until_ns)}"
 
 
 def _wait_ns(text: object) -> int | None:
@@ -198,13 +200,13 @@ _MOST_SHOWN = 128
 _MOST_WAIT_MS = 30 * 86_400_000
 
 
-def correlation_id(signature: Signature) -> str:
+def correlation_id_of(signature: Signature) -> str:
     """Return what a task and all that follows have in common; by default its group's or own id."""
     said = signature.header(CORRELATION_HEADER)[:_MOST_SHOWN]
     return said or signature.group_uuid or signature.uuid
 
 
-def inherit(parent: Signature, child: Signature) -> None:
+def inherit_headers(parent: Signature, child: Signature) -> None:
     """
     Hand on correlation, trace and time of sending, unless the child has its own.
 
@@ -214,7 +216,7 @@ def inherit(parent: Signature, child: Signature) -> None:
     """
     own: dict[str, JSON] = child.headers if child.headers is not None else {}
     given = parent.headers or {}
-    if CORRELATION_HEADER not in own and (common := correlation_id(parent)):
+    if CORRELATION_HEADER not in own and (common := correlation_id_of(parent)):
         own[CORRELATION_HEADER] = common
     if SENT_HEADER in given:
         own.setdefault(SENT_HEADER, given[SENT_HEADER])
@@ -223,18 +225,18 @@ def inherit(parent: Signature, child: Signature) -> None:
     child.headers = own
 
 
-def stamp(signature: Signature, now_ns: int) -> None:
+def stamp_sent(signature: Signature, now_ns: int) -> None:
     """Write down when a signature is sent; ``now_ns`` is Unix nanoseconds."""
     signature.headers = {**(signature.headers or {}), SENT_HEADER: str(now_ns // 1_000_000)}
 
 
-def restamp(signature: Signature, now_ns: int) -> None:
-    """Do what `stamp` does, where the wish was handed on."""
+def restamp_sent(signature: Signature, now_ns: int) -> None:
+    """Do what `stamp_sent` does, where the wish was handed on."""
     if signature.headers and SENT_HEADER in signature.headers:
         signature.headers[SENT_HEADER] = str(now_ns // 1_000_000)
 
 
-def waited_s(signature: Signature, now_ns: int) -> float | None:
+def measure_wait_s(signature: Signature, now_ns: int) -> float | None:
     """
     Return how long a task waited that starts now, its deliberate delay left out.
 

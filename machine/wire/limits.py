@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from machine.wire.headers import OWN_HEADERS
 from machine.wire.signature import Signature
-from machine.wire.text import shown
+from machine.wire.text import shorten
 
 #: ZSET, wire: signature JSON -> ETA in Unix ns. Shared by all queues of a database.
 DELAYED_DEFAULT = "delayed_tasks"
@@ -81,7 +81,7 @@ _ID: Final = "an id: 1 to 128 characters A-Z a-z 0-9 _ . : { } - that are no oth
 _QUEUE: Final = "a queue: up to 128 characters A-Z a-z 0-9 _ . : - that are no other key's name"
 
 
-def trouble(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
+def find_fault(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
     """
     Return "" for a signature within bounds, else ``<field> is <value>; expected …``.
 
@@ -92,13 +92,13 @@ def trouble(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
         delayed_key: Name of the set of delayed tasks, which no id and no queue may have.
         sending: Leave room for what a retry adds to a message that was received.
     """
-    bad = name_trouble(sig.name, sig.routing_key, sig.uuid, delayed_key)
+    bad = find_name_fault(sig.name, sig.routing_key, sig.uuid, delayed_key)
     if bad:
         return bad
     group = sig.group_uuid
     usual = _USUAL_ID(group) is not None and group != delayed_key
     if group and not usual and not is_result_id(group, delayed_key=delayed_key):
-        return f"GroupUUID is {shown(group)}; expected {_ID}"
+        return f"GroupUUID is {shorten(group)}; expected {_ID}"
     for field, value, least, most in (
         ("GroupTaskCount", sig.group_task_count, 0, _MOST_MEMBERS),
         ("Priority", sig.priority, 0, 255),
@@ -107,22 +107,22 @@ def trouble(sig: Signature, delayed_key: str, *, sending: bool = False) -> str:
     ):
         if not least <= value <= most:
             # Go takes a negative retry for none; no need to teach anyone to send it.
-            return f"{field} is {shown(value)}; expected {max(least, 0)} to {most}"
+            return f"{field} is {shorten(value)}; expected {max(least, 0)} to {most}"
     return _header_trouble(sig.headers) if sig.headers else ""
 
 
-def name_trouble(name: str, routing_key: str, uuid: str, delayed_key: str) -> str:
-    """Do the part of `trouble` that a signature without any options needs."""
+def find_name_fault(name: str, routing_key: str, uuid: str, delayed_key: str) -> str:
+    """Do the part of `find_fault` that a signature without any options needs."""
     bounded = len(name) <= _LONGEST_NAME and len(routing_key) <= _LONGEST_QUEUE
     usual = bounded and _USUAL_ID(uuid) is not None and uuid != delayed_key
     if usual and _are_names(name, routing_key, delayed_key):
         return ""
     if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        return f"Name is {shown(name)}; expected 1 to {_LONGEST_NAME} printable characters"
+        return f"Name is {shorten(name)}; expected 1 to {_LONGEST_NAME} printable characters"
     if not is_queue_name(routing_key, delayed_key=delayed_key):
-        return f"RoutingKey is {shown(routing_key)}; expected {_QUEUE}"
+        return f"RoutingKey is {shorten(routing_key)}; expected {_QUEUE}"
     if uuid and not is_result_id(uuid, delayed_key=delayed_key):
-        return f"UUID is {shown(uuid)}; expected {_ID}"
+        return f"UUID is {shorten(uuid)}; expected {_ID}"
     return ""
 
 
@@ -142,5 +142,5 @@ def _header_trouble(headers: Mapping[str, Any]) -> str:
             return f"Headers has a key of {len(key)} characters; expected {_LONGEST_HEADER} at most"
         if type(value) is str and len(value) > _LONGEST_HEADER:
             size = f"{len(value)} characters long"
-            return f"Headers[{shown(key)}] is {size}; expected {_LONGEST_HEADER} at most"
+            return f"Headers[{shorten(key)}] is {size}; expected {_LONGEST_HEADER} at most"
     return ""

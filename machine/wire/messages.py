@@ -21,23 +21,23 @@ from machine.wire.limits import (
     MOST_BYTES,
     MOST_NESTED,
     MOST_NODES,
-    name_trouble,
-    trouble,
+    find_fault,
+    find_name_fault,
 )
 from machine.wire.signature import JSON, Arg, Signature
 from machine.wire.text import (
     EXPECTED,
     check_value,
-    fold,
-    now_text,
-    ns_from_text,
-    parse,
+    format_time,
+    format_value,
+    match_keys,
+    parse_json,
+    parse_time,
     quote,
-    scan,
-    shown,
+    scan_json,
+    shorten,
     to_bytes,
     unexpected,
-    value_text,
 )
 
 _make: Final = tuple.__new__  # makes an Arg in half the time of its own constructor
@@ -100,9 +100,9 @@ def encode_signature(sig: Signature, *, delayed_key: str = DELAYED_DEFAULT) -> b
     try:
         return to_bytes(_signature_text(sig, 0, (delayed_key, [MOST_NODES])), "the signature")
     except SignatureError as error:
-        raise SignatureError(f"task {shown(sig.name)}: {error}") from None
+        raise SignatureError(f"task {shorten(sig.name)}: {error}") from None
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        text = f"task {shown(sig.name)}: a field of the signature has the wrong type: {error}"
+        text = f"task {shorten(sig.name)}: a field of the signature has the wrong type: {error}"
         raise SignatureError(text) from error
 
 
@@ -111,7 +111,7 @@ def _signature_text(sig: Signature, depth: int, rules: tuple[str, list[int]]) ->
     if depth > MOST_NESTED or rules[1][0] < 0:
         raise SignatureError(f"{_TOO_MANY}. Send some of them from a task instead")
     args = _args_text(sig.args) if sig.args else "null"
-    headers = "null" if sig.headers is None else value_text(sig.headers) if sig.headers else "{}"
+    headers = "null" if sig.headers is None else format_value(sig.headers) if sig.headers else "{}"
     if _has_no_options(sig):
         if bad := _plain_trouble(sig, rules[0]):
             raise SignatureError(bad)
@@ -120,7 +120,7 @@ def _signature_text(sig: Signature, depth: int, rules: tuple[str, list[int]]) ->
             f'{quote(sig.routing_key)},"ETA":null,"GroupUUID":{quote(sig.group_uuid)},'
             f'"GroupTaskCount":{sig.group_task_count:d},"Args":{args},"Headers":{headers}{_PLAIN_END}'
         )
-    if bad := trouble(sig, rules[0], sending=True):
+    if bad := find_fault(sig, rules[0], sending=True):
         raise SignatureError(bad)
     on_success = on_error = chord = "null"
     if sig.on_success:
@@ -129,7 +129,7 @@ def _signature_text(sig: Signature, depth: int, rules: tuple[str, list[int]]) ->
         on_error = _callbacks_text(sig.on_error, depth, rules)
     if sig.chord_callback is not None:
         chord = _signature_text(sig.chord_callback, depth + 1, rules)
-    eta = "null" if sig.eta_ns is None else f'"{now_text(sig.eta_ns)}"'
+    eta = "null" if sig.eta_ns is None else f'"{format_time(sig.eta_ns)}"'
     return (
         f'{{"UUID":{quote(sig.uuid)},"Name":{quote(sig.name)},'
         f'"RoutingKey":{quote(sig.routing_key)},"ETA":{eta},'
@@ -156,8 +156,8 @@ def _has_no_options(sig: Signature) -> bool:
 
 def _plain_trouble(sig: Signature, delayed_key: str) -> str:
     if sig.group_uuid or sig.group_task_count:
-        return trouble(sig, delayed_key)
-    return name_trouble(sig.name, sig.routing_key, sig.uuid, delayed_key)
+        return find_fault(sig, delayed_key)
+    return find_name_fault(sig.name, sig.routing_key, sig.uuid, delayed_key)
 
 
 def _args_text(args: Sequence[Arg]) -> str:
@@ -171,7 +171,7 @@ def _args_text(args: Sequence[Arg]) -> str:
         elif type(value) is str:
             text = quote(value)
         else:
-            text = value_text(value, floats="float" in kind)
+            text = format_value(value, floats="float" in kind)
         head = _ARG_HEADS.get(kind) if name == "" else None
         head = head or f'{{"Name":{quote(name)},"Type":{quote(kind)},"Value":'
         items.append(f"{head}{text}}}")
@@ -187,8 +187,10 @@ def _callbacks_text(
 def _extra_text(extra: Mapping[str, JSON]) -> str:
     for key in extra:
         if key.lower() in _PLACES:
-            raise SignatureError(f"extra field {shown(key)} is one of the 19 fields; set that one")
-    return "".join([f",{quote(key)}:{value_text(value)}" for key, value in extra.items()])
+            raise SignatureError(
+                f"extra field {shorten(key)} is one of the 19 fields; set that one"
+            )
+    return "".join([f",{quote(key)}:{format_value(value)}" for key, value in extra.items()])
 
 
 def decode_signature(
@@ -218,7 +220,7 @@ def decode_signature(
         plain = _plain_signature(raw, delayed_key)
         if plain is not None:
             return plain
-    found = parse(raw, "signature", most_bytes=most_bytes)
+    found = parse_json(raw, "signature", most_bytes=most_bytes)
     return _signature(found, "", 0, (latest_eta_ns, delayed_key, [MOST_NODES]))
 
 
@@ -236,7 +238,7 @@ def _plain_signature(raw: bytes, delayed_key: str) -> Signature | None:
             return None
         args, end = _plain_args(text, head.end())
         if args is None:
-            found, end = scan(text, head.end())
+            found, end = scan_json(text, head.end())
             args = _args(found or [], "") if found is None or type(found) is list else None
     except (ValueError, RecursionError):
         return None
@@ -291,7 +293,7 @@ def _signature(found: Any, at: str, depth: int, rules: _Rules) -> Signature:
     )
     if headers:
         check_value(headers, f"signature field {at}Headers")
-    if bad := trouble(sig, rules[1]):
+    if bad := find_fault(sig, rules[1]):
         raise WireError(f"signature field {at}{bad}")
     if values[3] is not None:
         sig.eta_ns = _eta(values[3], at, rules[0])
@@ -311,9 +313,9 @@ def _values(found: Any, at: str) -> tuple[list[Any], dict[str, JSON] | None]:
     values = list(found.values())
     others: dict[str, JSON] = {}
     if list(found) != _KEYS:
-        values, others = fold(found, _PLACES, _EMPTY, f"signature field {at}")
+        values, others = match_keys(found, _PLACES, _EMPTY, f"signature field {at}")
         for key, value in others.items():
-            check_value(value, f"signature field {at}{shown(key)}")
+            check_value(value, f"signature field {at}{shorten(key)}")
     if [*map(type, values)] != _USUAL:
         _check_types(values, at)
     return values, others or None
@@ -344,7 +346,7 @@ def _args(found: list[Any], at: str) -> list[Arg]:
         if list(item) == _ARG_KEYS:
             name, kind, value = item.values()
         else:
-            (name, kind, value), _ = fold(
+            (name, kind, value), _ = match_keys(
                 item, _ARG_PLACES, ("", "", None), f"signature field {at}Args."
             )
         if type(kind) is not str or type(name) is not str:
@@ -364,10 +366,10 @@ def _arg_texts(name: Any, kind: Any, at: str) -> tuple[str, str]:
 
 def _eta(text: str, at: str, latest_ns: int | None) -> int:
     try:
-        eta_ns = ns_from_text(text)
+        eta_ns = parse_time(text)
     except WireError as error:
         raise WireError(f"signature field {at}ETA: {error}") from None
     if latest_ns is not None and eta_ns > latest_ns:
-        expected = f"{now_text(latest_ns)} at the latest"
+        expected = f"{format_time(latest_ns)} at the latest"
         raise unexpected(f"signature field {at}ETA", text, expected)
     return eta_ns

@@ -196,7 +196,7 @@ class GroupMeta:
     nested: bool = False
 
 
-def copied(signature: Signature) -> Signature:
+def copy_signature(signature: Signature) -> Signature:
     """
     Return a plain signature with its own ``args`` and ``headers``; callbacks are shared.
 

@@ -11,15 +11,15 @@ from machine.wire.signature import Attempt, GroupMeta, Progress, TaskResult, Tas
 from machine.wire.text import (
     EXPECTED,
     ZERO_TIME,
-    error_text,
-    float_text,
-    fold,
+    cut_error,
+    format_float,
+    format_value,
     is_time,
-    parse,
+    match_keys,
+    parse_json,
     quote,
     to_bytes,
     unexpected,
-    value_text,
 )
 
 #: Head + b'"CreatedAt":"<text>"' + this is a whole state.
@@ -105,7 +105,7 @@ def _head(state: TaskState) -> str:
         items = [_result_text(kind, value) for kind, value in results]
         shown = f"[{','.join(items)}]".replace('"CreatedAt":', '"Created\\u0041t":')
         shown = shown.replace('"Attempts":', '"\\u0041ttempts":')
-    error = quote(error_text(state.error)) if state.error else '""'
+    error = quote(cut_error(state.error)) if state.error else '""'
     return (
         f'{{"TaskUUID":{quote(state.task_uuid)},"TaskName":{quote(state.task_name)},'
         f'"State":{quote(state.state)},"Results":{shown},"Error":{error},'
@@ -114,8 +114,8 @@ def _head(state: TaskState) -> str:
 
 
 def _progress_text(progress: Progress) -> str:
-    note = quote(error_text(progress.note, _LONGEST_NOTE))
-    return f'"Progress":{{"Fraction":{float_text(progress.fraction)},"Note":{note}}},'
+    note = quote(cut_error(progress.note, _LONGEST_NOTE))
+    return f'"Progress":{{"Fraction":{format_float(progress.fraction)},"Note":{note}}},'
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
@@ -124,12 +124,12 @@ def encode_attempt(attempt: Attempt) -> bytes:
 
 
 def _attempt_text(attempt: Attempt) -> str:
-    error = quote(error_text(attempt.error, _LONGEST_NOTE))
+    error = quote(cut_error(attempt.error, _LONGEST_NOTE))
     return f'{{"Attempt":{attempt.number:d},"Error":{error},"At":{quote(attempt.at)}}}'
 
 
 def _result_text(go_type: str, value: Any) -> str:
-    return f'{{"Type":{quote(go_type)},"Value":{value_text(value, floats="float" in go_type)}}}'
+    return f'{{"Type":{quote(go_type)},"Value":{format_value(value, floats="float" in go_type)}}}'
 
 
 def decode_state(raw: bytes) -> TaskState:
@@ -141,7 +141,7 @@ def decode_state(raw: bytes) -> TaskState:
     Raises:
         WireError: The bytes are not a state.
     """
-    values = _fields(parse(raw, "state"), "state", _STATE_PLACES, _STATE_EMPTY, _STATE_TYPES)
+    values = _fields(parse_json(raw, "state"), "state", _STATE_PLACES, _STATE_EMPTY, _STATE_TYPES)
     uuid, name, state, results, error, created_at, ttl, single, progress, attempts = values
     if not state:
         raise WireError('state field State is "" or absent; expected one like SUCCESS')
@@ -182,7 +182,7 @@ def _result(found: Any) -> TaskResult:
     if list(found) == ["Type", "Value"]:
         go_type, value = found.values()
     else:
-        (go_type, value), _ = fold(
+        (go_type, value), _ = match_keys(
             found, {"type": 0, "value": 1}, ("", None), "state field Results."
         )
     if type(go_type) is not str:
@@ -190,7 +190,7 @@ def _result(found: Any) -> TaskResult:
     return TaskResult(go_type, value)
 
 
-def state_results(state: TaskState) -> list[Any]:
+def decode_results(state: TaskState) -> list[Any]:
     """
     Return a state's results as Python values, in order; [] where it has none.
 
@@ -230,7 +230,7 @@ def decode_group(raw: bytes) -> GroupMeta:
     Raises:
         WireError: The bytes are not a group's meta.
     """
-    values = _fields(parse(raw, "group"), "group", _GROUP_PLACES, _GROUP_EMPTY, _GROUP_TYPES)
+    values = _fields(parse_json(raw, "group"), "group", _GROUP_PLACES, _GROUP_EMPTY, _GROUP_TYPES)
     uuid, members, triggered, lock, created_at, ttl, nested = values
     if not uuid:  # a task's state has none of these fields, and would pass for an empty group
         raise unexpected("group field GroupUUID", uuid, "the group's id")
@@ -262,7 +262,7 @@ def encode_letter(
     except UnicodeDecodeError:
         shown = f'"payload_base64":"{b64encode(payload).decode("ascii")}"'
     text = (
-        f'{{"reason":{quote(error_text(reason))},"crash_count":{crash_count:d},'
+        f'{{"reason":{quote(cut_error(reason))},"crash_count":{crash_count:d},'
         f'"worker_id":{quote(worker_id)},"buried_ms":{buried_ms:d},{shown}}}'
     )
     return to_bytes(text, "a dead letter")
@@ -277,7 +277,7 @@ def decode_letter(raw: bytes) -> Letter:
     """
     places = {key: place for place, key in enumerate(_LETTER)}
     empty = ("", None, None, 0, "", 0)
-    values = _fields(parse(raw, "dead letter"), "dead letter", places, empty, _LETTER_TYPES)
+    values = _fields(parse_json(raw, "dead letter"), "dead letter", places, empty, _LETTER_TYPES)
     reason, text, encoded, crash_count, worker_id, buried_ms = values
     try:
         payload = b64decode(encoded, validate=True) if encoded is not None else text.encode()
@@ -291,7 +291,7 @@ def _fields(
 ) -> list[Any]:
     if type(found) is not dict:
         raise unexpected(what, found, "an object")
-    values, _ = fold(found, places, empty, f"{what} field ")
+    values, _ = match_keys(found, places, empty, f"{what} field ")
     for place, (value, kind) in enumerate(zip(values, types, strict=True)):
         if type(value) is not kind and value is not empty[place]:
             field = next(key for key, at in places.items() if at == place)

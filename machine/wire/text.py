@@ -26,7 +26,7 @@ DEEPEST: Final = 64
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 #: Bytes of UTF-8 kept of an error's text.
 LONGEST_ERROR: Final = 8192
-#: What errors call the types `parse` gives.
+#: What errors call the types `parse_json` gives.
 EXPECTED: Final = {
     str: "a string", int: "an integer", bool: "true or false", list: "an array", dict: "an object",
 }  # fmt: skip
@@ -47,7 +47,7 @@ _MINUS_ZERO: Final = re.compile(r"-0[],} \t\r\n]").search
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse(raw: bytes, what: str, *, most_bytes: int | None = None) -> Any:
+def parse_json(raw: bytes, what: str, *, most_bytes: int | None = None) -> Any:
     """
     Return the first JSON value in ``raw``; whatever follows it is ignored, as in Go.
 
@@ -69,7 +69,7 @@ def parse(raw: bytes, what: str, *, most_bytes: int | None = None) -> Any:
     try:
         text = raw.decode()
         start = 0 if text[:1] == "{" else len(text) - len(text.lstrip(" \t\r\n"))
-        return scan(text, start)[0]
+        return scan_json(text, start)[0]
     except UnicodeDecodeError as error:
         bad = raw[error.start]
         reason = f"byte 0x{bad:02x} at {error.start}; expected UTF-8"
@@ -86,7 +86,7 @@ def parse(raw: bytes, what: str, *, most_bytes: int | None = None) -> Any:
     raise WireError(f"{what}: {reason}") from None
 
 
-def scan(text: str, start: int) -> tuple[Any, int]:
+def scan_json(text: str, start: int) -> tuple[Any, int]:
     """Return the value that begins at ``start`` and where it ends; raises as json and int() do."""
     signed = _MINUS_ZERO(text, start) is not None
     found, end = (_SIGNED if signed else _PLAIN).raw_decode(text, start)
@@ -100,7 +100,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = sorted(key for key, _ in pairs)
         twice = next(key for key, after in itertools.pairwise(keys) if key == after)
-        raise WireError(f"key {shown(twice)} appears twice; expected it once")
+        raise WireError(f"key {shorten(twice)} appears twice; expected it once")
     return found
 
 
@@ -118,7 +118,7 @@ _SIGNED: Final = json.JSONDecoder(
 )
 
 
-def fold(
+def match_keys(
     found: Mapping[str, Any], keys: Mapping[str, int], empty: Sequence[Any], at: str
 ) -> tuple[list[Any], dict[str, Any]]:
     """
@@ -164,10 +164,10 @@ def check_value(value: Any, at: str, depth: int = 1) -> None:
 
 def unexpected(field: str, value: Any, expected: str) -> WireError:
     """Return the error that names a field, its value and what it should have been."""
-    return WireError(f"{field} is {shown(value)}; expected {expected}")
+    return WireError(f"{field} is {shorten(value)}; expected {expected}")
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     """Return a parsed value on one line of at most 80 characters, nothing unprintable in it."""
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else value[:77] + "…")[:80]
@@ -178,7 +178,7 @@ def shown(value: Any) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def float_text(value: float) -> str:
+def format_float(value: float) -> str:
     """
     Return a float as Go writes it: shortest digits, exponents below 1e-6 and from 1e21.
 
@@ -203,12 +203,12 @@ def float_text(value: float) -> str:
     return f"{sign}{whole}{fraction}{'0' * (exponent - len(fraction))}"
 
 
-def value_text(value: Any, depth: int = 1, *, floats: bool = False) -> str:
+def format_value(value: Any, depth: int = 1, *, floats: bool = False) -> str:
     """
     Return any JSON value as Go writes it: no spaces, object keys sorted.
 
     Args:
-        value: As `parse` gives it.
+        value: As `parse_json` gives it.
         depth: How many lists and objects it stands in, itself included.
         floats: Whether the reader knows that numbers in it are floats. Where he
             does not, 1.0 keeps its ``.0``, or he would take it for an int.
@@ -222,8 +222,8 @@ def value_text(value: Any, depth: int = 1, *, floats: bool = False) -> str:
     if kind is int:
         return int.__repr__(value)
     if kind is float:
-        text = float_text(value)
-        # "-0" needs no point: parse takes it for a float, and Go for an int where one is due.
+        text = format_float(value)
+        # "-0" needs no point: parse_json takes it for a float, and Go for an int where one is due.
         bare = not floats and text != "-0" and text.lstrip("-").isdigit()
         return f"{text}.0" if bare else text
     if value is None or kind is bool:
@@ -231,9 +231,9 @@ def value_text(value: Any, depth: int = 1, *, floats: bool = False) -> str:
     if depth > DEEPEST:
         raise SignatureError(f"a value holds itself or is nested deeper than {DEEPEST} levels")
     if kind is list:
-        return f"[{','.join([value_text(item, depth + 1, floats=floats) for item in value])}]"
+        return f"[{','.join([format_value(item, depth + 1, floats=floats) for item in value])}]"
     if kind is dict and all(type(key) is str for key in value):
-        items = [f"{quote(key)}:{value_text(value[key], depth + 1)}" for key in sorted(value)]
+        items = [f"{quote(key)}:{format_value(value[key], depth + 1)}" for key in sorted(value)]
         return f"{{{','.join(items)}}}"
     raise SignatureError(f"a {kind.__name__} is not a JSON value; see gotypes for what can be sent")
 
@@ -263,7 +263,7 @@ def to_bytes(text: str, what: str) -> bytes:
         raise SignatureError(f"{bad}; send text that UTF-8 can hold") from None
 
 
-def error_text(text: str, most_bytes: int = LONGEST_ERROR) -> str:
+def cut_error(text: str, most_bytes: int = LONGEST_ERROR) -> str:
     """Return a failure's text as it may be stored: ``most_bytes`` of UTF-8, no lone surrogates."""
     if len(text) * 4 > most_bytes or not text.isascii():
         data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
@@ -273,7 +273,7 @@ def error_text(text: str, most_bytes: int = LONGEST_ERROR) -> str:
     return text
 
 
-def now_text(ns: int) -> str:
+def format_time(ns: int) -> str:
     """
     Return Unix nanoseconds as RFC 3339 text in UTC, trailing zeros of the fraction cut.
 
@@ -299,7 +299,7 @@ def is_time(text: str) -> bool:
     return _RFC3339.fullmatch(text) is not None
 
 
-def ns_from_text(text: str) -> int:
+def parse_time(text: str) -> int:
     """
     Return the Unix nanoseconds of strict RFC 3339 text; negative before 1970.
 

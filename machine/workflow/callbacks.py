@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid5
 
 from machine.execution import Again, Failed, Outcome, Succeeded
-from machine.wire.headers import ATTEMPT_HEADER, attempt, inherit
-from machine.wire.signature import Arg, Signature, TaskResult, TaskState, copied
+from machine.wire.headers import ATTEMPT_HEADER, attempt_of, inherit_headers
+from machine.wire.signature import Arg, Signature, TaskResult, TaskState, copy_signature
 
 #: Root of the ids given to callbacks that came without one.
 _NAMESPACE = UUID("9f2d7a54-6d0c-5a1e-8e57-3c1b0f4a6d21")
@@ -52,14 +52,14 @@ def _make_callback(parent: Signature, kind: str, index: int, args: list[Arg]) ->
     source = parent.on_success if kind == "on_success" else parent.on_error
     callback = _copy_to_send(source[index])
     callback.args = args
-    inherit(parent, callback)
+    inherit_headers(parent, callback)
     if not callback.uuid:
         callback.uuid = f"task_{uuid5(_NAMESPACE, f'{parent.uuid} {kind} {index}')}"
     return callback
 
 
 def _copy_to_send(signature: Signature) -> Signature:
-    copy = copied(signature)
+    copy = copy_signature(signature)
     # Machinery writes {} when it sends, and null in what is still nested.
     copy.headers = copy.headers or {}
     return copy
@@ -99,8 +99,8 @@ def make_retry(signature: Signature, retry: Again, now_ns: int) -> Signature:
         retry: How it is to run again.
         now_ns: Unix nanoseconds the delay counts from.
     """
-    again = copied(signature)
-    again.headers = {**(again.headers or {}), ATTEMPT_HEADER: str(attempt(signature) + 1)}
+    again = copy_signature(signature)
+    again.headers = {**(again.headers or {}), ATTEMPT_HEADER: str(attempt_of(signature) + 1)}
     if retry.counted:
         again.retry_count = max(0, signature.retry_count - 1)
         again.retry_timeout = fibonacci_next(signature.retry_timeout)

@@ -18,12 +18,12 @@ from machine.wire.headers import (
     EXPIRES_IN_HEADER,
     ON_DUPLICATE_HEADER,
     UNIQUE_HEADER,
-    policy,
-    unique_key,
+    check_on_duplicate,
+    check_unique_key,
 )
 from machine.wire.limits import is_result_id
 from machine.wire.signature import JSON
-from machine.wire.text import now_text, shown
+from machine.wire.text import format_time, shorten
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NS = 1_000_000_000
@@ -66,7 +66,7 @@ def check_task_id(uuid: str | None) -> str | None:
     if uuid is None or is_result_id(uuid):
         return uuid
     raise SignatureError(
-        f"uuid {shown(uuid)} is not usable; give 1 to 128 characters A-Z a-z 0-9 _ . : {{ }} - "
+        f"uuid {shorten(uuid)} is not usable; give 1 to 128 characters A-Z a-z 0-9 _ . : {{ }} - "
         "that name no key of another kind."
     )
 
@@ -74,7 +74,7 @@ def check_task_id(uuid: str | None) -> str | None:
 def make_expiry_headers(expires: datetime | float | timedelta) -> dict[str, JSON]:
     """Return the header for a time, or for seconds that count from when the task is queued."""
     if isinstance(expires, datetime):
-        return {EXPIRES_HEADER: now_text(_unix_ns("expires", expires))}
+        return {EXPIRES_HEADER: format_time(_unix_ns("expires", expires))}
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else float(expires)
     wait_ns = round(seconds * _SECOND_NS) if math.isfinite(seconds) else 0
     if not 0 < wait_ns <= _LONGEST_WAIT_S * _SECOND_NS:
@@ -101,8 +101,8 @@ def merge_headers(
         had: What it has.
         added: What the caller adds.
         expires: See `make_expiry_headers`; takes the place of an earlier one.
-        unique: See `unique_key`; "" = not unique any more.
-        on_duplicate: See `policy`.
+        unique: See `check_unique_key`; "" = not unique any more.
+        on_duplicate: See `check_on_duplicate`.
 
     Raises:
         SignatureError: One is out of bounds, or there is a policy and no key.
@@ -118,9 +118,9 @@ def merge_headers(
         now.pop(UNIQUE_HEADER, None)
         now.pop(ON_DUPLICATE_HEADER, None)
     elif unique is not None:
-        now[UNIQUE_HEADER] = unique_key(unique)
+        now[UNIQUE_HEADER] = check_unique_key(unique)
     if on_duplicate is not None:
-        now[ON_DUPLICATE_HEADER] = policy(on_duplicate)
+        now[ON_DUPLICATE_HEADER] = check_on_duplicate(on_duplicate)
         if UNIQUE_HEADER not in now:
             raise SignatureError(
                 f"on_duplicate={on_duplicate!r} without a key; give unique='…' with it."

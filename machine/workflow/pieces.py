@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Generic, Literal, Self, TypeVar, Union, overload
+from typing import Any, Generic, Self, TypeVar, Union, overload
 
 from machine.errors import SignatureError
 from machine.results.chain import ChainResult, ChordResult
 from machine.results.group import GroupResult
 from machine.results.task import AsyncResult
-from machine.wire.signature import JSON, Signature, copied
+from machine.wire.headers import OnDuplicate
+from machine.wire.signature import JSON, Signature, copy_signature
 from machine.workflow import options
 from machine.workflow.sender import Sender, SenderOf, require_sender
 
@@ -66,7 +67,7 @@ class TypedSignature(_Joined, Signature, Generic[R_co]):
         headers: Mapping[str, JSON] | None = None,
         ignore_when_task_not_registered: bool | None = None,
         unique: str | None = None,
-        on_duplicate: Literal["join", "refuse", "replace"] | None = None,
+        on_duplicate: OnDuplicate | None = None,
     ) -> Self:
         """
         Return a copy with these options; what is ``None`` stays as it is.
@@ -240,7 +241,7 @@ class Chain(_Series, Generic[R_co]):
 
     def linked(self) -> list[Signature]:
         """Return copies, each with the next one as its ``on_success``; empty ids stay empty."""
-        links = [copied(signature) for signature in self.signatures]
+        links = [copy_signature(signature) for signature in self.signatures]
         for link, after in pairwise(links):
             link.on_success = [after]
         return links
@@ -325,7 +326,7 @@ class Group(Generic[R_co]):
 
     def members(self, group_uuid: str, callback: Signature | None = None) -> list[Signature]:
         """Return copies with this group id, the group's size and this callback in each."""
-        members = [copied(signature) for signature in self.signatures]
+        members = [copy_signature(signature) for signature in self.signatures]
         for member in members:
             member.group_uuid = group_uuid
             member.group_task_count = len(members)

@@ -21,7 +21,7 @@ from machine.errors import SignatureError
 from machine.execution import Succeeded, running_task
 from machine.results.group import TaskGraph
 from machine.wire.limits import MOST_NESTED, MOST_NODES
-from machine.wire.signature import Signature, TaskResult, copied
+from machine.wire.signature import Signature, TaskResult, copy_signature
 from machine.workflow.pieces import Group, steps_of
 
 #: The name of the built-in task between two groups.
@@ -186,7 +186,7 @@ class _Planner:
 
     def _add_task(self, step: Signature, after: _After, kind: str) -> Signature:
         """Return a complete copy that carries what comes after it."""
-        own = copied(step)
+        own = copy_signature(step)
         if after.then:
             own.on_success = []
         own = self._complete(own, kind)

@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from machine.config import Config
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.embedded import EmbeddedServer, available_servers
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
@@ -218,7 +218,7 @@ def signature_bytes(uuid: str, queue: str) -> bytes:
 
 def redis_bench(queue: str, redis_url: str, **options: Any) -> Bench:
     """Return a bench on a real server; its keys all carry the queue's name."""
-    connections = Connections(parse(redis_url))
+    connections = Connections(parse_address(redis_url))
     raw = redis.Redis.from_url(redis_url)
     delayed_key = f"{queue}.delayed"
     settings = replace(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from machine.config import Config
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.ports.moves import Canceled, Release, Verdict
 from machine.redis import keys
 from machine.redis.broker import RedisBroker
@@ -395,7 +395,7 @@ def test_where_states_are_elsewhere_only_the_mark_is_set(
     queue: str, redis_url: str, request: pytest.FixtureRequest
 ) -> None:
     settings = replace(QueueSettings.of(Config()), default_queue=queue, keeps_states=False)
-    broker = RedisBroker(Connections(parse(redis_url)), settings)
+    broker = RedisBroker(Connections(parse_address(redis_url)), settings)
     uuid = f"task_{queue}"
 
     codes = broker.cancel([uuid], ahead=[f"{uuid}_later"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from machine.config import Config
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.errors import BrokerRefused
 from machine.ports.moves import ChordShot, Finish, Member, Message, Park, Retry, Verdict
 from machine.redis import keys
@@ -26,7 +26,7 @@ def inline(bench: Bench, redis_url: str) -> Iterator[InlineBroker]:
     settings = replace(
         QueueSettings.of(Config()), default_queue=bench.queue, delayed_key=bench.delayed_key
     )
-    made = InlineBroker(Connections(parse(redis_url)), settings)
+    made = InlineBroker(Connections(parse_address(redis_url)), settings)
     bench.worker()
     yield made
     made.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.ports.periodic import Lock
 from machine.redis.connections import Connections
 from machine.redis.lock import RedisLock
@@ -21,7 +21,7 @@ MINUTE = 60 * 10**9
 @pytest.fixture
 def lock(redis_url: str) -> Iterator[Lock]:
     """Return a lock on each kind of server."""
-    made = RedisLock(Connections(parse(redis_url)))
+    made = RedisLock(Connections(parse_address(redis_url)))
     yield made
     made.close()
 
@@ -86,7 +86,7 @@ def test_four_tries_are_made() -> None:
 # -- on the wire -------------------------------------------------------------------------------
 @pytest.fixture
 def on_redis(redis_url: str) -> Iterator[RedisLock]:
-    made = RedisLock(Connections(parse(redis_url)))
+    made = RedisLock(Connections(parse_address(redis_url)))
     yield made
     made.close()
 
@@ -121,7 +121,7 @@ def test_a_value_that_go_would_not_take_over_is_left_alone(
 
 def test_a_database_in_the_url_counts(redis_url: str, key: str, raw: Any) -> None:
     in_two = f"{redis_url.rpartition('/')[0]}/2"
-    lock = RedisLock(Connections(parse(in_two)))
+    lock = RedisLock(Connections(parse_address(in_two)))
 
     assert lock.lock(key, NOW + MINUTE, NOW)
     assert not lock.lock(key, NOW + MINUTE, NOW)

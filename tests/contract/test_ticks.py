@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machine.config import Config
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.periodic.entries import Entry
 from machine.periodic.marks import Mark, steps
 from machine.periodic.runs import run_of
@@ -42,7 +42,7 @@ def ticker_of(request: pytest.FixtureRequest, **options: Any) -> Ticker:
 def redis_ticker(redis_url: str, **options: Any) -> RedisTicker:
     """Return marks on connections of their own."""
     settings = replace(QueueSettings.of(Config()), **options)
-    return RedisTicker(Connections(parse(redis_url)), settings)
+    return RedisTicker(Connections(parse_address(redis_url)), settings)
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ class Walk:
         self.bench, self.raw, self.home = bench, raw, bench.queue
         self.clock = FakeClock()
         settings = replace(QueueSettings.of(Config()), default_queue=self.home)
-        links = Connections(parse(redis_url))
+        links = Connections(parse_address(redis_url))
         self.ticker = InlineTicker(links, settings, InlineBroker(links, settings), self.clock)
         signature = Signature(name="a", routing_key=self.home, headers={})
         self.entry = Entry.of("task", "@every 60s", "n", [signature], catch_up=catch_up)

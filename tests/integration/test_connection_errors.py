@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from machine import BrokerRefused, BrokerUnavailable, MachineError, QueueFull, group
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.embedded import EmbeddedServer
 from machine.ports.moves import Canceled, ChordShot, Enqueued, Park, Release, Verdict
 from machine.ports.periodic import Tick
@@ -48,7 +48,7 @@ def bench(faulty: FaultyServer, queue: str) -> Iterator[Bench]:
 
 
 def connections(url: str, **limits: float) -> Connections:
-    return Connections(parse(url), limits=Limits(**limits))
+    return Connections(parse_address(url), limits=Limits(**limits))
 
 
 # -- every command and script, once ------------------------------------------------------------

@@ -13,7 +13,7 @@ import redis
 
 from machine import BrokerRefused, BrokerUnavailable, build
 from machine.config import RedisConfig
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.redis.connections import Connections, Limits
 from tests.integration.servers_sentinel import MASTER, Watched, watched
 
@@ -177,7 +177,7 @@ def test_a_wrong_password_for_the_servers_is_told_as_anywhere(
 
 def test_no_sentinel_at_all_is_no_answer(dead_ports: list[int]) -> None:
     url = ",".join(f"127.0.0.1:{port}" for port in dead_ports)
-    address = parse(f"redis://{url}", master_name=MASTER)
+    address = parse_address(f"redis://{url}", master_name=MASTER)
     links = Connections(address, limits=Limits(retry_s=0.1), master_name=MASTER)
 
     with pytest.raises(BrokerUnavailable) as caught:

@@ -15,7 +15,7 @@ import redis
 
 from machine import BrokerRefused, BrokerUnavailable, Signature, build
 from machine.config import RedisConfig
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.embedded import EmbeddedServer, NoServer
 from machine.redis.connections import Connections, Limits
 from tests.integration.servers_certificates import Authority, Pair
@@ -208,7 +208,7 @@ def test_an_unknown_root_is_refused(
 
 
 def test_a_port_without_tls_does_not_answer(encrypted: Encrypted) -> None:
-    address = parse(f"rediss://127.0.0.1:{encrypted.server.port}")
+    address = parse_address(f"rediss://127.0.0.1:{encrypted.server.port}")
     links = Connections(address, limits=Limits(answer_s=0.1, retry_s=0.0))
 
     with pytest.raises(BrokerUnavailable) as caught:
@@ -224,7 +224,9 @@ def test_a_port_without_tls_does_not_answer(encrypted: Encrypted) -> None:
 def test_a_port_of_another_kind_is_named_as_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        links = Connections(parse(f"rediss://127.0.0.1:{port}"), limits=Limits(retry_s=30.0))
+        links = Connections(
+            parse_address(f"rediss://127.0.0.1:{port}"), limits=Limits(retry_s=30.0)
+        )
 
         def answer() -> None:
             client, _ = listener.accept()
@@ -282,7 +284,7 @@ def test_a_certificate_of_an_unknown_root_is_refused_by_the_server(
 
 
 def test_plain_words_on_a_tls_port_are_no_answer(encrypted: Encrypted) -> None:
-    address = parse(f"redis://127.0.0.1:{encrypted.port}")
+    address = parse_address(f"redis://127.0.0.1:{encrypted.port}")
     links = Connections(address, limits=Limits(retry_s=0.0))
 
     with pytest.raises(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from machine.config.redis_url import parse
+from machine.config.redis_url import parse_address
 from machine.embedded import EmbeddedServer
 from machine.errors import (
     BrokerRefused,
@@ -39,7 +39,7 @@ class Post:
 
     def __init__(self, url: str, direct: str, queue: str, **limits: float) -> None:
         self.bench: Bench = redis_bench(queue, direct)
-        self.connections = Connections(parse(url), limits=Limits(**limits))
+        self.connections = Connections(parse_address(url), limits=Limits(**limits))
         self.backend = RedisBackend(self.connections)
         self.threads = ThreadPoolExecutor(4 * MANY)
         self.raw = redis.Redis.from_url(direct)

@@ -11,7 +11,7 @@ import pytest
 
 from machine import RetryLater, SignatureError, chord, group
 from machine.errors import TaskExpired
-from machine.wire.text import ns_from_text
+from machine.wire.text import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_seconds_count_from_when_a_link_of_a_chain_is_queued(
     before_ns = yard.clock.now_ns()
     yard.run()
     second = json.loads(yard.raw.lpop(elsewhere))
-    until_ns = ns_from_text(second["Headers"]["x-expires-at"])
+    until_ns = parse_time(second["Headers"]["x-expires-at"])
 
     assert first["OnSuccess"][0]["Headers"] == {"x-expires-in": "3600"}
     assert sorted(second["Headers"]) == ["x-correlation-id", "x-expires-at"]

@@ -15,7 +15,7 @@ import pytest
 
 from machine import DuplicateTask, TaskFailed
 from machine.wire.signature import Arg, Signature
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 from machine.workflow.pieces import Chain, Chord, Group, GroupChain
 from tests.interop.callers import Job, fresh, ints, texts
 from tests.interop.crossing import DEFAULT_QUEUE, GO_QUEUE, PY_QUEUE, Crossing
@@ -113,7 +113,7 @@ def test_what_go_runs_is_run_though_it_was_canceled(lively: Crossing) -> None:
 def test_go_runs_what_has_a_time_limit_and_a_key(lively: Crossing) -> None:
     key, gate = fresh("key"), fresh("gate")
     headers = {
-        "x-expires-at": now_text(time.time_ns() + HOUR_NS),
+        "x-expires-at": format_time(time.time_ns() + HOUR_NS),
         "x-unique": key,
         "x-on-duplicate": "refuse",
     }

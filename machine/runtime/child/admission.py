@@ -17,7 +17,7 @@ from machine.ports.moves import Claim, Finish, Move, Park
 from machine.registry import Registry
 from machine.runtime.child.pool import Job
 from machine.runtime.settle import Terms, buried
-from machine.wire.headers import lateness
+from machine.wire.headers import describe_lateness
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Signature
 
@@ -82,7 +82,7 @@ def split_expired(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tup
     in_time: list[Job] = []
     too_late: list[tuple[Job, Failed]] = []
     for job in jobs:
-        error = lateness(job.signature, now_ns)
+        error = describe_lateness(job.signature, now_ns)
         if error:
             too_late.append((job, Failed(error)))
         else:

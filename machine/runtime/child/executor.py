@@ -103,7 +103,7 @@ def succeeded(value: Any, declared: str | None = None) -> Outcome:
         if type(value) is Succeeded:  # as from `nesting.gather`
             return value
         if type(value) is tuple:
-            return Succeeded([_result(gotypes.result(one)) for one in value])
+            return Succeeded([_result(gotypes.infer_result(one)) for one in value])
         return Succeeded([_typed(value, declared)])
     except (MachineError, ValueError, TypeError, RecursionError) as error:
         return Failed(f"The task's result cannot be stored: {error}")
@@ -114,7 +114,7 @@ def _typed(value: Any, declared: str | None) -> TaskResult:
     if declared is not None and declared != "[]byte":
         with contextlib.suppress(SignatureError):  # it returns something else than it says
             return _result((declared, gotypes.coerce(declared, value, "the result")))
-    return _result(gotypes.result(value))
+    return _result(gotypes.infer_result(value))
 
 
 def ended_by(error: BaseException, context: TaskContext) -> Failed | Again:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from machine.config import Config
-from machine.config.reload import Reloader, changes
+from machine.config.reload import Reloader, compare_settings
 from machine.runtime.loop import Loop
 
 _log = logging.getLogger("machine.worker")
@@ -39,7 +39,7 @@ class Reload(Loop):
         self._reloader.run_once()
 
     def _change(self, fresh: Config) -> None:
-        found = changes(self._running(), fresh)
+        found = compare_settings(self._running(), fresh)
         if found.live:
             self._on_change(found.config)
         if found.stuck:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machine.config.redis_url import RedisAddress, parse, redact
+from machine.config.redis_url import RedisAddress, parse_address, redact
 from machine.errors import ConfigError
 
 HOST = (("127.0.0.1", 5672),)
@@ -15,7 +15,7 @@ HOST = (("127.0.0.1", 5672),)
 def refusal(url: str, **options: object) -> str:
     """Return the text with which this URL is refused."""
     with pytest.raises(ConfigError) as caught:
-        parse(url, **options)
+        parse_address(url, **options)
     return str(caught.value)
 
 
@@ -35,7 +35,7 @@ class TestOneServer:
         ],
     )
     def test_user_info_is_read_as_machinery_reads_it(self, url, username, password, db):
-        actual = parse(url)
+        actual = parse_address(url)
 
         expected = RedisAddress(
             kind="single", hosts=HOST, username=username, password=password, db=db
@@ -43,23 +43,23 @@ class TestOneServer:
         assert expected == actual
 
     def test_rediss_is_encrypted(self):
-        assert parse("rediss://h").tls is True
-        assert parse("redis://h").tls is False
+        assert parse_address("rediss://h").tls is True
+        assert parse_address("redis://h").tls is False
 
     def test_port_defaults_to_6379(self):
-        assert parse("redis://h").hosts == (("h", 6379),)
-        assert parse("redis://h:/1").hosts == (("h", 6379),)
+        assert parse_address("redis://h").hosts == (("h", 6379),)
+        assert parse_address("redis://h:/1").hosts == (("h", 6379),)
 
     def test_ipv6_stands_in_brackets(self):
-        assert parse("redis://pw@[::1]:6380/1").hosts == (("::1", 6380),)
-        assert parse("redis://[fe80::1%eth0]").hosts == (("fe80::1%eth0", 6379),)
+        assert parse_address("redis://pw@[::1]:6380/1").hosts == (("::1", 6380),)
+        assert parse_address("redis://[fe80::1%eth0]").hosts == (("fe80::1%eth0", 6379),)
 
     @pytest.mark.parametrize("path", ["", "/", "/x", "/2x", "/x/2", "/9999999999"])
     def test_database_that_is_no_number_is_0(self, path):
-        assert parse(f"redis://h{path}").db == 0
+        assert parse_address(f"redis://h{path}").db == 0
 
     def test_what_follows_the_database_is_ignored(self):
-        assert parse("redis://h/3/x").db == 3
+        assert parse_address("redis://h/3/x").db == 3
 
     def test_negative_database_is_refused(self):
         assert refusal("redis://h/-1") == (
@@ -129,13 +129,13 @@ class TestRefusals:
 
 class TestLists:
     def test_list_is_a_cluster_whose_database_is_ignored(self):
-        actual = parse("redis://h1:1,h2:2,h3/3")
+        actual = parse_address("redis://h1:1,h2:2,h3/3")
 
         expected = RedisAddress(kind="cluster", hosts=(("h1", 1), ("h2", 2), ("h3", 6379)))
         assert expected == actual
 
     def test_list_with_a_master_name_is_sentinels(self):
-        actual = parse("rediss://p:w%40@x@h1:1, h2/3", master_name="mymaster")
+        actual = parse_address("rediss://p:w%40@x@h1:1, h2/3", master_name="mymaster")
 
         expected = RedisAddress(
             kind="sentinel",
@@ -147,13 +147,13 @@ class TestLists:
         assert expected == actual
 
     def test_single_host_with_a_master_name_is_a_sentinel(self):
-        actual = parse("redis://user:pw@h/1", master_name="mymaster")
+        actual = parse_address("redis://user:pw@h/1", master_name="mymaster")
 
         assert (actual.kind, actual.hosts) == ("sentinel", (("h", 26379),))
         assert (actual.username, actual.password, actual.db) == ("user", "pw", 1)
 
     def test_single_host_in_cluster_mode_is_read_like_a_list(self):
-        actual = parse("redis://a:b%40@h:1/2", cluster=True)
+        actual = parse_address("redis://a:b%40@h:1/2", cluster=True)
 
         assert RedisAddress(kind="cluster", hosts=(("h", 1),), password="a:b%40") == actual
 
@@ -187,7 +187,7 @@ class TestSockets:
         ],
     )
     def test_socket_is_read_as_machinery_reads_it(self, url, username, password, db):
-        actual = parse(url)
+        actual = parse_address(url)
 
         expected = RedisAddress(
             kind="socket", path="/tmp/redis.sock", username=username, password=password, db=db
@@ -195,7 +195,7 @@ class TestSockets:
         assert expected == actual
 
     def test_path_may_contain_an_at_sign(self):
-        assert parse("redis+socket:///tmp/a@b.sock").path == "/tmp/a@b.sock"
+        assert parse_address("redis+socket:///tmp/a@b.sock").path == "/tmp/a@b.sock"
 
     @pytest.mark.parametrize("url", ["redis+socket://", "redis+socket:///", "redis+socket://s@x"])
     def test_path_is_needed(self, url):
@@ -244,7 +244,7 @@ class TestRedaction:
         assert redact("redis://a:b@h", whole=True) == "redis://***@h"
 
     def test_repr_of_an_address_has_no_password(self):
-        shown = repr(parse("redis://user:s3cret@h"))
+        shown = repr(parse_address("redis://user:s3cret@h"))
 
         assert shown == (
             "RedisAddress(kind='single', hosts=(('h', 6379),), path='', username='user', "
@@ -261,7 +261,7 @@ class TestRedaction:
     @given(st.text(), st.booleans(), st.sampled_from(["", "m"]))
     def test_parsing_any_text_gives_an_address_or_a_config_error(self, text, cluster, master_name):
         try:
-            address = parse(f"redis://{text}", cluster=cluster, master_name=master_name)
+            address = parse_address(f"redis://{text}", cluster=cluster, master_name=master_name)
         except ConfigError as error:
             assert str(error).startswith("Redis URL 'redis://")  # noqa: PT017 - or no error at all
         else:

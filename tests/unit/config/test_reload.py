@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from machine.config import SETTINGS, Config, RedisConfig
-from machine.config.queues import names, weights
-from machine.config.reload import LIVE, Reloader, changes
+from machine.config.queues import read_queue_names, read_queue_weights
+from machine.config.reload import LIVE, Reloader, compare_settings
 from machine.errors import ConfigError
 
 
 def test_equal_settings_change_nothing() -> None:
-    found = changes(Config(), Config())
+    found = compare_settings(Config(), Config())
 
     assert (found.config, found.live, found.stuck) == (Config(), [], [])
 
@@ -25,7 +25,7 @@ def test_equal_settings_change_nothing() -> None:
 def test_what_children_and_log_go_by_changes_at_once() -> None:
     fresh = Config(worker_concurrency=7, log_level="debug", tasks_modules=("other",))
 
-    found = changes(Config(), fresh)
+    found = compare_settings(Config(), fresh)
 
     assert found.config == fresh
     assert found.live == ["tasks_modules", "worker_concurrency", "log_level"]
@@ -45,7 +45,7 @@ def test_what_children_and_log_go_by_changes_at_once() -> None:
 def test_what_the_supervisor_goes_by_keeps_its_value(name: str, value: Any) -> None:
     fresh = Config(**{name: value}, worker_concurrency=7)
 
-    found = changes(Config(), fresh)
+    found = compare_settings(Config(), fresh)
 
     assert found.config == Config(worker_concurrency=7)
     assert [stuck.partition(".")[0] for stuck in found.stuck] == [name]
@@ -54,9 +54,9 @@ def test_what_the_supervisor_goes_by_keeps_its_value(name: str, value: Any) -> N
 def test_the_same_queues_may_change_their_order_and_weights() -> None:
     running = Config(queues=("a", "b"))
 
-    assert changes(running, Config(queues=("b", "a"))).live == ["queues"]
-    assert changes(running, Config(queues=("a=1", "b=5"))).live == ["queues"]
-    assert changes(running, Config(queues=("a", "b", "c"))).stuck == ["queues"]
+    assert compare_settings(running, Config(queues=("b", "a"))).live == ["queues"]
+    assert compare_settings(running, Config(queues=("a=1", "b=5"))).live == ["queues"]
+    assert compare_settings(running, Config(queues=("a", "b", "c"))).stuck == ["queues"]
 
 
 def test_every_live_setting_exists() -> None:
@@ -94,10 +94,10 @@ def test_all_layers_are_read_again(tmp_path: Path) -> None:
 def test_weights_are_read_beside_their_queues() -> None:
     config = Config(queues=("high=3", "low=1"))
 
-    assert names(config.worker_queues) == ("high", "low")
-    assert weights(config.worker_queues) == (3, 1)
-    assert weights(Config(queues=("high", "low")).worker_queues) == ()
-    assert weights(Config().worker_queues) == ()
+    assert read_queue_names(config.worker_queues) == ("high", "low")
+    assert read_queue_weights(config.worker_queues) == (3, 1)
+    assert read_queue_weights(Config(queues=("high", "low")).worker_queues) == ()
+    assert read_queue_weights(Config().worker_queues) == ()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_wrong_weights_are_refused_with_the_cure(queues: tuple[str, ...], text: 
 
 
 def test_the_largest_weight_is_taken() -> None:
-    assert weights(Config(queues=("a=1000", "b=999")).queues) == (1000, 999)
+    assert read_queue_weights(Config(queues=("a=1000", "b=999")).queues) == (1000, 999)
 
 
 def test_allowed_queues_have_no_weights() -> None:

@@ -9,7 +9,7 @@ from machine.sending.messages import MessageMaker, MessageRules
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Arg, Signature, State, TaskState
 from machine.wire.states import encode_state
-from machine.wire.text import now_text
+from machine.wire.text import format_time
 
 NOW_NS = 1_700_000_000_123_456_789
 
@@ -23,7 +23,7 @@ def test_a_message_carries_the_state_that_the_codec_writes() -> None:
 
     [message], states = MessageMaker(MessageRules()).make([own], NOW_NS)
 
-    assert message.pending == encode_state(TaskState.pending(own, now_text(NOW_NS)))
+    assert message.pending == encode_state(TaskState.pending(own, format_time(NOW_NS)))
     assert states == []
 
 
@@ -37,7 +37,7 @@ def test_states_that_do_not_travel_are_returned_one_for_each_message() -> None:
         ("task_1", "a", State.PENDING),
         ("task_2", "a", State.PENDING),
     ]
-    assert {state.created_at for state in states} == {now_text(NOW_NS)}
+    assert {state.created_at for state in states} == {format_time(NOW_NS)}
 
 
 @pytest.mark.parametrize(("eta_ns", "due_ns"), [(NOW_NS + 1, NOW_NS + 1), (NOW_NS, 0), (None, 0)])
@@ -55,7 +55,7 @@ def test_follow_ups_are_made_as_everything_else_is() -> None:
 
     assert maker.make_follow_ups([follow_up], NOW_NS) == maker.make([sent], NOW_NS)
     assert follow_up.routing_key == "home"
-    assert follow_up.header("x-expires-at") == now_text(NOW_NS + 60_000_000_000)
+    assert follow_up.header("x-expires-at") == format_time(NOW_NS + 60_000_000_000)
     assert follow_up.header("x-sent-at") == str(NOW_NS // 1_000_000)
 
 

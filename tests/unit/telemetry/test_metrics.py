@@ -26,7 +26,7 @@ from machine.sending.messages import MessageMaker
 from machine.telemetry import VERSION
 from machine.telemetry.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
 from machine.telemetry.queues import queues_of
-from machine.wire.headers import waited_s
+from machine.wire.headers import measure_wait_s
 from machine.wire.signature import Signature
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,26 +53,26 @@ def sent(ago_s: float, *, due_ago_s: float | None = None) -> Signature:
 
 
 def test_a_wait_is_counted_from_the_sending() -> None:
-    assert waited_s(sent(2.5), NOW_NS) == 2.5
+    assert measure_wait_s(sent(2.5), NOW_NS) == 2.5
 
 
 def test_a_deliberate_delay_is_left_out() -> None:
-    assert waited_s(sent(100, due_ago_s=0.5), NOW_NS) == 0.5
+    assert measure_wait_s(sent(100, due_ago_s=0.5), NOW_NS) == 0.5
 
 
 def test_a_caller_whose_clock_is_ahead_makes_no_negative_wait() -> None:
-    assert waited_s(sent(-5), NOW_NS) == 0
+    assert measure_wait_s(sent(-5), NOW_NS) == 0
 
 
 @pytest.mark.parametrize(
     "value", ["", "x", "-1", "1" * 16, "١٢٣", "1.5", 17, None, ["1"], "1"], ids=repr
 )
 def test_nonsense_and_times_long_gone_are_no_wait(value: Any) -> None:
-    assert waited_s(Signature(name="add", headers={"x-sent-at": value}), NOW_NS) is None
+    assert measure_wait_s(Signature(name="add", headers={"x-sent-at": value}), NOW_NS) is None
 
 
 def test_a_message_that_does_not_say_has_no_wait() -> None:
-    assert waited_s(Signature(name="add"), NOW_NS) is None
+    assert measure_wait_s(Signature(name="add"), NOW_NS) is None
 
 
 # -- labels ------------------------------------------------------------------------------------

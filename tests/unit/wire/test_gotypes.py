@@ -358,7 +358,7 @@ def test_base64_is_read_as_written(data: bytes) -> None:
     ],
 )
 def test_a_returned_value_has_the_type_go_would_give_it(value: Any, expected: Any) -> None:
-    assert gotypes.result(value) == expected
+    assert gotypes.infer_result(value) == expected
 
 
 def holds_itself() -> list[Any]:
@@ -393,7 +393,7 @@ def holds_itself() -> list[Any]:
     ],
 )  # fmt: skip
 def test_a_result_json_cannot_hold_is_refused_by_name(value: Any, expected: str) -> None:
-    assert outcome(gotypes.result, value) == expected
+    assert outcome(gotypes.infer_result, value) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from machine.errors import SignatureError
-from machine.wire.headers import check_expiry, lateness, set_expiry
+from machine.wire.headers import check_expiry, describe_lateness, set_expiry
 from machine.wire.signature import Signature
 
 SECOND_NS = 1_000_000_000
@@ -62,7 +62,7 @@ def test_a_signature_without_headers_is_left_alone() -> None:
     set_expiry(plain, NOON_NS)
     check_expiry(plain)
 
-    assert (plain.headers, lateness(plain, NOON_NS)) == (None, "")
+    assert (plain.headers, describe_lateness(plain, NOON_NS)) == (None, "")
 
 
 # -- sent --------------------------------------------------------------------------------------
@@ -95,11 +95,11 @@ def test_a_header_that_is_no_number_is_refused_when_sent(bad: Any) -> None:
 # -- taken -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("now_ns", "is_late"), [(NOON_NS - 1, False), (NOON_NS, True)])
 def test_a_task_is_too_late_from_its_time_on(now_ns: int, is_late: bool) -> None:
-    error = lateness(signature(expires_at=NOON), now_ns)
+    error = describe_lateness(signature(expires_at=NOON), now_ns)
 
     assert error == (f"expired: it was to start before {NOON}" if is_late else "")
 
 
 @pytest.mark.parametrize("bad", ["soon", "", 7, None, {"a": 1}, "0000-00-00T00:00:00Z"])
 def test_a_time_from_the_wire_that_cannot_be_read_says_nothing(bad: Any) -> None:
-    assert lateness(signature(expires_at=bad), 1 << 62) == ""
+    assert describe_lateness(signature(expires_at=bad), 1 << 62) == ""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine.wire.headers import correlation_id, inherit, restamp, stamp
+from machine.wire.headers import correlation_id_of, inherit_headers, restamp_sent, stamp_sent
 from machine.wire.signature import Signature
 
 TRACE = {"traceparent": "00-a-b-01", "tracestate": "x=1", "baggage": "k=v"}
@@ -14,7 +14,7 @@ TRACE = {"traceparent": "00-a-b-01", "tracestate": "x=1", "baggage": "k=v"}
 
 def child_of(parent: Signature, headers: dict[str, Any] | None = None) -> dict[str, Any] | None:
     child = Signature(name="child", headers=headers)
-    inherit(parent, child)
+    inherit_headers(parent, child)
     return child.headers
 
 
@@ -50,7 +50,7 @@ def test_other_headers_are_not_handed_on() -> None:
 def test_an_id_that_is_no_text_is_none() -> None:
     parent = Signature(name="a", uuid="task_1", headers={"x-correlation-id": {"a": 1}})
 
-    assert correlation_id(parent) == "task_1"
+    assert correlation_id_of(parent) == "task_1"
 
 
 def test_a_parent_without_any_id_gives_none() -> None:
@@ -59,12 +59,12 @@ def test_a_parent_without_any_id_gives_none() -> None:
 
 def test_a_time_is_written_anew_where_there_was_one_and_nowhere_else() -> None:
     first, plain = Signature(name="a", headers={"k": "v"}), Signature(name="b", headers={})
-    stamp(first, 1_790_000_000_123_456_789)
+    stamp_sent(first, 1_790_000_000_123_456_789)
     child = Signature(name="c")
-    inherit(first, child)
+    inherit_headers(first, child)
 
-    restamp(child, 1_790_000_001_000_000_000)
-    restamp(plain, 1_790_000_001_000_000_000)
+    restamp_sent(child, 1_790_000_001_000_000_000)
+    restamp_sent(plain, 1_790_000_001_000_000_000)
 
     assert first.headers == {"k": "v", "x-sent-at": "1790000000123"}
     assert child.headers == {"x-sent-at": "1790000001000"}

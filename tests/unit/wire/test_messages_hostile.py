@@ -15,7 +15,7 @@ from machine.errors import WireError
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Signature
 from machine.wire.states import decode_group, decode_letter, decode_state
-from machine.wire.text import ZERO_TIME, ns_from_text
+from machine.wire.text import ZERO_TIME, parse_time
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ADD = (GOLDEN / "signature_add.json").read_bytes()
@@ -239,15 +239,15 @@ def test_values_are_bounded_wherever_they_stand(before: bytes, after: bytes, exp
 
 
 def test_an_eta_after_the_latest_is_refused_and_one_of_year_1_is_not() -> None:
-    latest = ns_from_text("2027-01-01T00:00:00Z")
+    latest = parse_time("2027-01-01T00:00:00Z")
     far = message(ETA="9999-01-01T00:00:00Z")
 
-    assert decode_signature(far).eta_ns == ns_from_text("9999-01-01T00:00:00Z")
+    assert decode_signature(far).eta_ns == parse_time("9999-01-01T00:00:00Z")
     assert refusal(far, latest_eta_ns=latest) == (
         "signature field ETA is '9999-01-01T00:00:00Z'; expected 2027-01-01T00:00:00Z at the latest"
     )
     early = decode_signature(message(ETA=ZERO_TIME), latest_eta_ns=latest)
-    assert early.eta_ns == ns_from_text(ZERO_TIME)
+    assert early.eta_ns == parse_time(ZERO_TIME)
 
 
 TOO_MANY = "too many callbacks; expected 64 below each other and 1000 in all at most"

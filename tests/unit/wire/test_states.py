@@ -17,12 +17,12 @@ from machine.wire.states import (
     STATE_TAIL,
     decode_group,
     decode_letter,
+    decode_results,
     decode_state,
     encode_group,
     encode_letter,
     encode_state,
     encode_state_head,
-    state_results,
 )
 from machine.wire.text import ZERO_TIME
 
@@ -96,7 +96,7 @@ def test_results_of_a_go_worker_become_python_values(name: str, expected: list[A
     state = decode_state(golden(f"state_success_{name}"))
 
     assert state.is_success
-    assert repr(state_results(state)) == repr(expected)
+    assert repr(decode_results(state)) == repr(expected)
 
 
 def test_only_a_success_has_results() -> None:
@@ -104,7 +104,7 @@ def test_only_a_success_has_results() -> None:
         state = decode_state(golden(f"state_{name}"))
 
         assert (state.state, state.results) == (name.upper(), None)
-        assert state_results(state) == []
+        assert decode_results(state) == []
 
 
 def test_a_failure_keeps_its_text() -> None:
@@ -118,7 +118,7 @@ def test_a_result_of_an_unknown_type_is_refused_in_gos_words() -> None:
     state = TaskState(task_uuid="task_1", state="SUCCESS", results=[TaskResult("main.T", {})])
 
     with pytest.raises(WireError, match=r"^main\.T is not one of supported types$"):
-        state_results(state)
+        decode_results(state)
 
 
 def test_a_state_of_2016_has_one_result() -> None:

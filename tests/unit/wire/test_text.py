@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machine.errors import WireError
-from machine.wire.text import error_text, float_text, now_text, ns_from_text
+from machine.wire.text import cut_error, format_float, format_time, parse_time
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -20,7 +20,7 @@ def test_floats_are_written_with_gos_digits() -> None:
     rows = json.loads((GOLDEN / "floats.json").read_bytes(), parse_float=str, parse_int=str)
 
     for bits, text in rows:
-        assert float_text(struct.unpack(">d", bytes.fromhex(bits))[0]) == text
+        assert format_float(struct.unpack(">d", bytes.fromhex(bits))[0]) == text
 
 
 TIMES = [
@@ -35,13 +35,13 @@ TIMES = [
 
 @pytest.mark.parametrize(("ns", "text"), TIMES)
 def test_a_time_is_rfc3339_with_nanoseconds_in_utc(ns: int, text: str) -> None:
-    assert now_text(ns) == text
-    assert ns_from_text(text) == ns
+    assert format_time(ns) == text
+    assert parse_time(text) == ns
 
 
 @given(st.integers(TIMES[-2][0], TIMES[-1][0]))
 def test_every_time_is_read_as_written(ns: int) -> None:
-    assert ns_from_text(now_text(ns)) == ns
+    assert parse_time(format_time(ns)) == ns
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_every_time_is_read_as_written(ns: int) -> None:
     ],
 )
 def test_any_offset_is_read_and_digits_after_the_ninth_are_cut(text: str, ns: int) -> None:
-    assert ns_from_text(text) == ns
+    assert parse_time(text) == ns
 
 
 @pytest.mark.parametrize(
@@ -69,15 +69,15 @@ def test_any_offset_is_read_and_digits_after_the_ninth_are_cut(text: str, ns: in
 )  # fmt: skip
 def test_a_time_go_would_not_read_is_refused(text: str) -> None:
     with pytest.raises(WireError) as caught:
-        ns_from_text(text)
+        parse_time(text)
 
     expected = "expected RFC 3339 like 2026-11-20T15:15:26.418Z, years 1 to 9999"
     assert str(caught.value) == f"time is {text!r}; {expected}"
 
 
 def test_an_error_text_is_cut_to_8_kib_of_whole_characters() -> None:
-    assert error_text("x" * 8192) == "x" * 8192
-    assert error_text("x" * 8193) == "x" * 8189 + "…"
-    assert len(error_text("é" * 9000).encode()) in (8191, 8192)
-    assert error_text("a\ud800b\ud83d\ude00") == "a\ufffdb😀"
-    assert error_text("x" * 8000) == "x" * 8000
+    assert cut_error("x" * 8192) == "x" * 8192
+    assert cut_error("x" * 8193) == "x" * 8189 + "…"
+    assert len(cut_error("é" * 9000).encode()) in (8191, 8192)
+    assert cut_error("a\ud800b\ud83d\ude00") == "a\ufffdb😀"
+    assert cut_error("x" * 8000) == "x" * 8000

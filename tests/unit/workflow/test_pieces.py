@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from machine.errors import SignatureError
 from machine.execution import Again, Failed, Succeeded
 from machine.registry.task import Task, task
-from machine.wire.headers import ATTEMPT_HEADER, attempt
-from machine.wire.signature import Arg, Signature, State, TaskResult, TaskState, copied
+from machine.wire.headers import ATTEMPT_HEADER, attempt_of
+from machine.wire.signature import Arg, Signature, State, TaskResult, TaskState, copy_signature
 from machine.workflow.builders import (
     chain,
     chord,
@@ -137,7 +137,7 @@ def test_copied_copies_every_field() -> None:
     every |= {"args": [1], "headers": {"a": "b"}}
     signature = Signature(**every)
 
-    copy = copied(signature)
+    copy = copy_signature(signature)
 
     assert copy == signature
     assert copy.args is not signature.args
@@ -449,14 +449,14 @@ def test_attempts_are_counted_in_a_header_of_the_copy() -> None:
     second = make_retry(first, Again(0, "x", counted=False), NOW_NS)
     third = make_retry(second, Again(0, "x", counted=True), NOW_NS)
 
-    assert [attempt(s) for s in (first, second, third)] == [1, 2, 3]
+    assert [attempt_of(s) for s in (first, second, third)] == [1, 2, 3]
     assert third.headers == {"uber-trace-id": "1", ATTEMPT_HEADER: "3"}
     assert first.headers == {"uber-trace-id": "1"}
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "0", "1.5", "²", "9" * 50, 3, None])
 def test_an_attempt_header_that_makes_no_sense_counts_as_the_first(text: object) -> None:
-    assert attempt(Signature(name="a", headers={ATTEMPT_HEADER: text})) == 1
+    assert attempt_of(Signature(name="a", headers={ATTEMPT_HEADER: text})) == 1
 
 
 # -- chords ------------------------------------------------------------------------------------
@@ -571,4 +571,4 @@ def test_retries_always_end_and_never_wait_less_than_before(count: int, start: i
 
     assert len(delays) == count
     assert all(a < b for a, b in pairwise([start, *delays]))
-    assert attempt(signature) == count + 1
+    assert attempt_of(signature) == count + 1

@@ -4,6 +4,9 @@ The shape of the code, as tests.
 `LINES` is the import table, of rooms: a module may import from the lines above
 its room's, and freely inside its own room. A new file needs no entry; a new
 room does.
+
+No rule here judges what is the user's: `machine/tasks.py`, and packages beside
+`machine/`.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ FLAT -= {"__init__", "tasks", "__pycache__", "py"}
 #: Above the table, in this order. The two services never import each other.
 ROOT_LINE, TASKS_LINE, SERVICE_LINE = len(LINES), len(LINES) + 1, len(LINES) + 2
 
+#: The folders of this project that hold Python; any other one is the user's.
+OUR_FOLDERS = {"benchmarks", "caller", "examples", "machine", "tests", "tools", "worker"}
 #: The dependencies, and the type checker's own stubs, which never run.
 THIRD_PARTY = frozenset({"redis", "hiredis", "yaml", "dotenv", "_typeshed"})
 #: What an extra brings, and the one module that may ask for it, late.
@@ -82,8 +87,17 @@ def all_modules() -> dict[str, Path]:
         p for room in ("machine", "worker", "caller") for p in (ROOT / room).rglob("*.py")
     ):
         parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[:2] == ("machine", "tasks"):
+            continue  # the user's
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
+
+
+def own_packages() -> set[str]:
+    """Return the user's packages and modules, which the two services may import."""
+    return {path.stem for path in ROOT.glob("*.py")} | {
+        path.parent.name for path in ROOT.glob("*/*.py") if path.parent.name not in OUR_FOLDERS
+    }
 
 
 MODULES = all_modules()
@@ -235,8 +249,7 @@ import importlib, os, sys, types
 import asyncio, argparse, dotenv, logging, redis, redis.asyncio, redis.sentinel, yaml
 
 def load(name):
-    inside = name.startswith("machine.") and name != "machine.tasks"
-    if inside:
+    if name.startswith("machine."):
         # Without its root, which would import everything else first.
         root = sys.modules["machine"] = types.ModuleType("machine")
         root.__path__ = ["machine"]
@@ -299,6 +312,7 @@ def test_only_wire_knows_json(module: str) -> None:
 def test_nothing_but_the_three_dependencies_is_imported(module: str) -> None:
     known = THIRD_PARTY | sys.stdlib_module_names | {"machine", "worker", "caller"}
     known |= EXTRAS.get(module, set())
+    known |= own_packages() if room_of(module) in {"worker", "caller"} else set()
 
     foreign = [name for name, _ in imports_of(module) if name.partition(".")[0] not in known]
 

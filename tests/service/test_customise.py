@@ -19,7 +19,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("machine", "worker", "caller", "tools", "tests/conftest.py", "tests/unit/conftest.py")
 FILES = ("Makefile", "pyproject.toml", "config.yml", "README.md", "docker-compose.yml")
 
+#: In place of the user's own tasks, which may import what is not copied.
+TASKS = """from __future__ import annotations
 
+from machine import task
+
+
+@task
+def add(*args: int) -> int:
+    return sum(args)
+"""
 #: In place of the page's names, which whoever followed it has used up.
 NAME, TASK = "copy-of-somebody", "task_of_somebody"
 
@@ -50,6 +59,7 @@ def copy(tmp_path: Path, redis_url: str) -> Path:
             shutil.copy(ROOT / part, root / part)
     for file in FILES:
         shutil.copy(ROOT / file, root / file)
+    (root / "machine" / "tasks.py").write_text(TASKS)
     (root / ".venv" / "bin").mkdir(parents=True)
     # A link to the program would not find its environment.
     python = root / ".venv" / "bin" / "python"

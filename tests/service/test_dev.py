@@ -26,6 +26,16 @@ from machine.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = "    return sum(args)\n"
+#: In place of the user's own tasks, which may import what is not copied.
+TASKS = """from __future__ import annotations
+
+from machine import task
+
+
+@task
+def add(*args: int) -> int:
+    return sum(args)
+"""
 #: Shows in /proc/<pid>/environ of whatever is started below a desk.
 MARK = "WERK_TEST_DESK"
 
@@ -47,6 +57,7 @@ class Desk:
         for folder in ("machine", "worker", "caller", "tools"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+        (root / "machine" / "tasks.py").write_text(TASKS)
         self._environ = os.environ | {
             "PYTHONPATH": str(root),
             "BROKER": broker,

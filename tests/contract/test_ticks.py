@@ -46,9 +46,9 @@ def redis_ticker(redis_url: str, **options: Any) -> RedisTicker:
 
 
 @pytest.fixture
-def ticker(request: pytest.FixtureRequest) -> Iterator[Ticker]:
+def ticker(redis_url: str) -> Iterator[Ticker]:
     """Return the marks beside the bench's queues."""
-    made = ticker_of(request)
+    made = redis_ticker(redis_url)
     yield made
     made.close()
 

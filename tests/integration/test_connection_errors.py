@@ -21,6 +21,7 @@ from machine.redis.link import loads
 from machine.redis.periodic import RedisTicker
 from machine.wire.signature import GroupMeta
 from tests.chaos.proxy import Proxy
+from tests.conftest import own_settings
 from tests.contract.conftest import Bench, redis_bench
 from tests.integration.servers_faults import FaultyServer
 
@@ -56,7 +57,7 @@ def connections(url: str, **limits: float) -> Connections:
 
 def ticker(bench: Bench) -> RedisTicker:
     made: Any = bench.broker
-    return RedisTicker(made._connections)
+    return RedisTicker(made._connections, own_settings())
 
 
 def tick(bench: Bench) -> Callable[[], Any]:

@@ -40,7 +40,7 @@ class Post:
     def __init__(self, url: str, direct: str, queue: str, **limits: float) -> None:
         self.bench: Bench = redis_bench(queue, direct)
         self.connections = Connections(parse_address(url), limits=Limits(**limits))
-        self.backend = RedisBackend(self.connections)
+        self.backend = RedisBackend(self.connections, results_expire_s=3600)
         self.threads = ThreadPoolExecutor(4 * MANY)
         self.raw = redis.Redis.from_url(direct)
 

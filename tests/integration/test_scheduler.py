@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -690,7 +691,14 @@ def test_a_lock_in_this_process_is_one_for_all_servers(make_yard: Callable[..., 
     one = make_yard(periodic_program=program, lock="eager")
     two = make_yard(periodic_program=program, lock="eager")
 
-    assert build.lock(one.config) is build.lock(two.config)
+    first, second, now_ns = build.lock(one.config), build.lock(two.config), time.time_ns()
+
+    assert first is not None
+    assert second is not None
+    assert first.lock(program, now_ns + 60 * 10**9, now_ns)
+    assert not second.lock(program, now_ns + 60 * 10**9, now_ns)
+    first.close()
+    second.close()
     assert build.lock(make_yard().config) is None
 
 

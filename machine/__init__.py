@@ -29,7 +29,7 @@ from machine.errors import (
     WireError,
 )
 from machine.execution import Hooks, TaskContext, current_task
-from machine.periodic.marks import PeriodicState
+from machine.periodic.watermarks import PeriodicState
 from machine.registry import Registry
 from machine.registry import task as _registry
 from machine.registry.periodic import periodic

@@ -38,7 +38,7 @@ from machine.runtime.child.instruments import Watch
 from machine.runtime.inline import InlineRunner
 from machine.runtime.settle import Terms
 from machine.runtime.supervisor.scheduler import Scheduler, Write
-from machine.runtime.supervisor.timetable import Inbox
+from machine.runtime.supervisor.timetable import TimetableInbox
 from machine.runtime.supervisor.worker import Live, Parts, Plan, Worker
 from machine.sending.messages import MessageMaker
 from machine.sending.periodic import complete_entries
@@ -345,7 +345,7 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         server(config, found)
         return found
 
-    def schedule(store: Backend, inbox: Inbox) -> Scheduler:
+    def schedule(store: Backend, inbox: TimetableInbox) -> Scheduler:
         def write(signatures: Sequence[Signature]) -> Any:
             return maker.make(signatures, time.time_ns())
 

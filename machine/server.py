@@ -18,8 +18,8 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 from machine.config import Config
 from machine.errors import ConfigError
-from machine.periodic.entries import Entry, Ways
-from machine.periodic.marks import PeriodicState
+from machine.periodic.entries import Entry, PeriodicOptions
+from machine.periodic.watermarks import PeriodicState
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import Canceled
@@ -307,7 +307,7 @@ class Server:
         spec: str | timedelta,
         name: str,
         signature: Signature | Piece[Any],
-        **ways: Unpack[Ways],
+        **options: Unpack[PeriodicOptions],
     ) -> None:
         """
         Send a task at each time of ``spec``, as Machinery's RegisterPeriodicTask does.
@@ -320,23 +320,23 @@ class Server:
             name: What the timetable knows it by; one entry for each name.
             signature: A template: each run is a copy with an id of its own. A workflow may
                 stand here, and wherever the other three take a signature, but for the callback.
-            ways: ``catch_up``, ``overlap`` and ``tz``, as for `periodic`.
+            options: ``catch_up``, ``overlap`` and ``tz``, as for `periodic`.
 
         Raises:
             ConfigError: The specification means no times.
             SignatureError: It cannot be sent, or the name is taken by something else.
         """
-        self._periodic.register("task", spec, name, [signature], **ways)
+        self._periodic.register("task", spec, name, [signature], **options)
 
     def register_periodic_chain(
         self,
         spec: str | timedelta,
         name: str,
         *signatures: Signature | Piece[Any],
-        **ways: Unpack[Ways],
+        **options: Unpack[PeriodicOptions],
     ) -> None:
         """Send a chain at each time of ``spec``; see `register_periodic_task`."""
-        self._periodic.register("chain", spec, name, signatures, **ways)
+        self._periodic.register("chain", spec, name, signatures, **options)
 
     def register_periodic_group(
         self,
@@ -344,11 +344,11 @@ class Server:
         name: str,
         send_concurrency: int,
         *signatures: Signature | Piece[Any],
-        **ways: Unpack[Ways],
+        **options: Unpack[PeriodicOptions],
     ) -> None:
         """Send a group at each time of ``spec``; ``send_concurrency`` is only checked."""
         self._periodic.register(
-            "group", spec, name, signatures, send_concurrency=send_concurrency, **ways
+            "group", spec, name, signatures, send_concurrency=send_concurrency, **options
         )
 
     def register_periodic_chord(
@@ -358,11 +358,11 @@ class Server:
         send_concurrency: int,
         callback: Signature,
         *signatures: Signature | Piece[Any],
-        **ways: Unpack[Ways],
+        **options: Unpack[PeriodicOptions],
     ) -> None:
         """Send a group with a callback at each time of ``spec``; see the others."""
         self._periodic.register(
-            "chord", spec, name, signatures, callback, send_concurrency=send_concurrency, **ways
+            "chord", spec, name, signatures, callback, send_concurrency=send_concurrency, **options
         )
 
     def timetable(self) -> list[Entry]:

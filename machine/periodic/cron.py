@@ -1,9 +1,9 @@
 """
-When something is due: a specification in, times out. Pure, in Unix milliseconds.
+Times from a specification like ``*/5 * * * *`` or ``@every 90s``. Pure; Unix milliseconds.
 
-The grammar is the one of Go Machinery's timetables (robfig's cron: five fields, descriptors,
-``@every``) and is checked here; the search for the next day is cronsim's, the extra ``[cron]``,
-which is loaded when a specification first needs it. This room knows neither tasks nor Redis.
+The grammar is that of Go Machinery's timetables (robfig's cron: five fields, descriptors,
+``@every``) and is checked here. cronsim searches the next day that matches; it is the extra
+``[cron]``, imported when a specification first needs it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MACROS: Final = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-#: The shortest interval, ms: a scheduler looks at its clock about this often.
+#: The shortest interval, ms: a scheduler looks at its clock about that often.
 SHORTEST_MS: Final = 100
 _EVERY: Final = "@every "
-#: What a timedelta becomes where only text can stand; ``@every`` would cut it to whole seconds.
+#: The text of a timedelta; ``@every`` would cut it to whole seconds.
 _INTERVAL: Final = re.compile(r"@interval ([0-9]{1,15})ms")
 _ZONE: Final = re.compile(r"(?:CRON_)?TZ=(\S*)\s+(.*)", re.DOTALL)
 _NS: Final = {
@@ -49,12 +49,13 @@ _NS: Final = {
     "h": 3600 * 10**9,
 }
 _PART: Final = re.compile(rf"(?=\.?[0-9])([0-9]{{0,19}})(?:\.([0-9]{{0,19}}))?({'|'.join(_NS)})")
-#: First stretch of time that is searched for the last time before now, ms, and how it grows.
+#: The window before now that is searched first for the last time that was due, ms; and the
+#: factor by which it grows while too few are found.
 _FIRST_WINDOW_MS, _GROWTH = 120_000, 8
 
 
 class _Field(NamedTuple):
-    """One of the five: its name, its bounds, its words (the first one means ``least``)."""
+    """One of the five fields: name, bounds, and words for its values, from ``least`` on."""
 
     name: str
     least: int
@@ -74,7 +75,11 @@ _FIELDS: Final = (
 
 
 class Schedule(ABC):
-    """Times that follow from a specification alone, so that every process finds the same ones."""
+    """
+    Times that follow from a specification alone.
+
+    Every process computes the same ones, so that schedulers need not talk to each other.
+    """
 
     @abstractmethod
     def next_after(self, ms: int) -> int | None:
@@ -85,22 +90,22 @@ class Schedule(ABC):
         """Return the last ``most`` times in (after_ms, until_ms], earliest first."""
 
     def start(self, now_ms: int) -> int:
-        """Return the time to count from when this is first seen."""
+        """Return the time that an entry counts from when it is first seen at ``now_ms``."""
         return now_ms - now_ms % 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Every(Schedule):
     """
-    Again and again after ``period_ms``, counted from the time before.
+    Every ``period_ms``, counted from the time before.
 
-    With whole seconds, a time is cut to its second first, as Machinery does.
+    If the period is whole seconds, a time is cut to its second first, as Machinery does.
     """
 
     period_ms: int
 
     def start(self, now_ms: int) -> int:
-        """Return the time to count from when this is first seen."""
+        """Return the time to count from; cut to its second if the period is whole seconds."""
         return now_ms if self.period_ms % 1000 else now_ms - now_ms % 1000
 
     def next_after(self, ms: int) -> int:
@@ -119,11 +124,12 @@ class Cron(Schedule):
     """
     Five fields in one time zone.
 
-    A fixed time of day that a change of the clocks skips comes when they have changed, and one
-    that they repeat comes once. With a ``*`` in front of minute or hour, time just goes on.
+    Where the clocks change: a fixed time of day that they skip comes right after the change, and
+    one that they repeat comes once. If minute or hour is ``*``, times just go on.
 
     Args:
-        fields: As cronsim reads them: explicit numbers, and ``*`` where the meaning hangs on it.
+        fields: In cronsim's form: explicit numbers, and ``*`` where a star means more than all
+            values.
         zone: The time zone.
     """
 
@@ -137,7 +143,7 @@ class Cron(Schedule):
     def times(self, after_ms: int, until_ms: int, most: int) -> list[int]:
         """Return the last ``most`` times in (after_ms, until_ms], earliest first."""
         window_ms = _FIRST_WINDOW_MS
-        while True:  # backwards in growing steps: a year of minutes must not be walked
+        while True:  # search backwards in growing windows: not each minute of a year
             from_ms = max(after_ms, until_ms - window_ms)
             found = deque(takewhile(lambda ms: ms <= until_ms, self._walk(from_ms)), maxlen=most)
             if len(found) == most or from_ms == after_ms:
@@ -148,29 +154,29 @@ class Cron(Schedule):
         from cronsim import CronSimError  # noqa: PLC0415 - an extra, loaded where it is used
 
         try:
-            walk = _cronsim()(self.fields, datetime.fromtimestamp(ms // 1000, self.zone))
+            walk = _load_cronsim()(self.fields, datetime.fromtimestamp(ms // 1000, self.zone))
         except CronSimError:
-            return  # the 31st of February: Machinery takes it, and never fires
+            return  # like the 31st of February, which Machinery accepts and never fires
         last_ms = ms
         for found in walk:
             found_ms = int(found.timestamp()) * 1000
             shown = datetime.fromtimestamp(found_ms // 1000, self.zone)
-            # Some clocks change at midnight, and cronsim then finds an hour that is skipped.
+            # Where the clocks change at midnight, cronsim finds an hour that they skip.
             is_there = walk.fixup_tz is not None or shown.hour in walk.hours
-            # Where the clocks change, local times come twice, or stand for the same moment.
+            # Two local times may be the same moment when the clocks change.
             if found_ms > last_ms and is_there:
                 last_ms = found_ms
                 yield found_ms
 
 
 def spec_text(spec: str | timedelta) -> str:
-    """Return a specification as text that `parse` reads back."""
+    """Return a specification in the text form that `parse_schedule` takes."""
     if isinstance(spec, str):
         return spec
     return f"@interval {spec // timedelta(milliseconds=1)}ms"
 
 
-def parse(spec: str, tz: str = "") -> Schedule:
+def parse_schedule(spec: str, tz: str = "") -> Schedule:
     """
     Return the times that a specification means.
 
@@ -178,10 +184,10 @@ def parse(spec: str, tz: str = "") -> Schedule:
         spec: Five fields (minute, hour, day of month, month, day of week), ``@daily`` and
             its like, or ``@every`` with a Go duration, cut to whole seconds, at least one.
             ``TZ=Zone`` or ``CRON_TZ=Zone`` may stand in front.
-        tz: The same zone by another way; "" = UTC.
+        tz: The time zone, where none stands in front; "" = UTC.
 
     Raises:
-        ConfigError: It is none of these, or needs the extra ``[cron]``, which is missing.
+        ConfigError: It is none of these, or it needs the extra ``[cron]``, which is not installed.
     """
     if not spec.replace("\t", " ").isprintable():
         raise ConfigError(f"Schedule {spec!r}: it must be one line of plain text.")
@@ -189,21 +195,21 @@ def parse(spec: str, tz: str = "") -> Schedule:
     rest = named[2].strip() if named else spec
     if named and tz and named[1] != tz:
         raise ConfigError(f"Schedule {spec!r}: tz is {tz!r}, which is another zone; give one.")
-    zone = _zone(spec, named[1] if named else tz)
+    zone = _parse_zone(spec, named[1] if named else tz)
     if interval := _INTERVAL.fullmatch(rest):
-        return _interval(spec, int(interval[1]))
+        return _parse_interval(spec, int(interval[1]))
     if rest.startswith(_EVERY):
-        return Every(max(1, _go_duration_ns(spec, rest.removeprefix(_EVERY)) // 10**9) * 1000)
+        return Every(max(1, _parse_go_duration_ns(spec, rest.removeprefix(_EVERY)) // 10**9) * 1000)
     if rest.startswith("@") and rest not in MACROS:
         raise ConfigError(
             f"Schedule {spec!r}: unknown descriptor; use {', '.join(MACROS)}, or '@every 90s'."
         )
-    fields = _fields(spec, MACROS.get(rest, rest))
-    _cronsim(spec)
+    fields = _parse_fields(spec, MACROS.get(rest, rest))
+    _load_cronsim(spec)
     return Cron(fields, zone)
 
 
-def _interval(spec: str, period_ms: int) -> Every:
+def _parse_interval(spec: str, period_ms: int) -> Every:
     if period_ms < SHORTEST_MS:
         raise ConfigError(
             f"Schedule {spec!r}: the shortest interval is {SHORTEST_MS} ms; run the task in a loop."
@@ -211,7 +217,7 @@ def _interval(spec: str, period_ms: int) -> Every:
     return Every(period_ms)
 
 
-def _zone(spec: str, name: str) -> tzinfo:
+def _parse_zone(spec: str, name: str) -> tzinfo:
     if name in ("", "UTC"):
         return UTC
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - 5 ms, only where a zone is named
@@ -225,8 +231,8 @@ def _zone(spec: str, name: str) -> tzinfo:
         ) from error
 
 
-def _go_duration_ns(spec: str, text: str) -> int:
-    """Read what Go's time.ParseDuration reads: "90s", "1h30m", "1.5h", "-5s", "0"."""
+def _parse_go_duration_ns(spec: str, text: str) -> int:
+    """Parse what Go's time.ParseDuration does: "90s", "1h30m", "1.5h", "-5s", "0"."""
     sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
     parts = list(_PART.finditer(digits))
     whole = "".join(part[0] for part in parts)
@@ -242,27 +248,28 @@ def _go_duration_ns(spec: str, text: str) -> int:
     return -total if sign == "-" else total
 
 
-def _fields(spec: str, text: str) -> str:
+def _parse_fields(spec: str, text: str) -> str:
     words = text.split()
     if len(words) != len(_FIELDS):
         raise ConfigError(
             f"Schedule {spec!r}: expected exactly 5 fields, found {len(words)}: {words}. They are "
             "minute, hour, day of month, month, day of week."
         )
-    translated = [_translated(spec, f, word) for f, word in zip(_FIELDS, words, strict=True)]
+    translated = [_translate_field(spec, f, word) for f, word in zip(_FIELDS, words, strict=True)]
     return " ".join(translated)
 
 
-def _translated(spec: str, field: _Field, word: str) -> str:
-    """Return a field in cronsim's words, which mean to it what Machinery's mean to Machinery."""
+def _translate_field(spec: str, field: _Field, word: str) -> str:
+    """Return a field in cronsim's form, so that it matches the times that Machinery matches."""
     items = [item for item in word.split(",") if item]
     if not items:
         raise ConfigError(f"Schedule {spec!r}: the field {field.name} is {word!r}, without values.")
-    # Only the days' stars decide something (both must match, or either); */2 is no star there.
+    # If one of the two day fields is a star, a day must match both, else either. For a day field
+    # */2 is not a star.
     is_day = field.name.startswith("day")
     found = []
     for item in items:
-        is_star, values = _values(spec, field, item)
+        is_star, values = _parse_item(spec, field, item)
         if is_day and is_star and values.step == 1:
             return "*"
         if is_star and not is_day:
@@ -272,35 +279,35 @@ def _translated(spec: str, field: _Field, word: str) -> str:
     return ",".join(found)
 
 
-def _values(spec: str, field: _Field, item: str) -> tuple[bool, range]:
-    """Return whether an item of a list is a star, and its values."""
+def _parse_item(spec: str, field: _Field, item: str) -> tuple[bool, range]:
+    """Return whether an item of a field's list is a star, and its values."""
     body, slash, step_text = item.partition("/")
     first, dash, last = body.partition("-")
     is_star = body in ("*", "?")
-    least = field.least if is_star else _number(spec, field, item, first)
-    # As in robfig's cron, n/step goes on to the end.
+    least = field.least if is_star else _parse_number(spec, field, item, first)
+    # As in robfig's cron, n/step goes from n to the highest value.
     to_end = is_star or (slash and not dash)
-    most = field.most if to_end else _number(spec, field, item, last) if dash else least
-    step = _digits(step_text) if slash else 1
+    most = field.most if to_end else _parse_number(spec, field, item, last) if dash else least
+    step = _parse_digits(step_text) if slash else 1
     if not field.least <= least <= most <= field.most or not step:
-        raise _bad(spec, field, item)
+        raise _item_error(spec, field, item)
     return is_star, range(least, most + 1, step)
 
 
-def _number(spec: str, field: _Field, item: str, text: str) -> int:
+def _parse_number(spec: str, field: _Field, item: str, text: str) -> int:
     if text.lower() in field.words:
         return field.words.index(text.lower()) + field.least
-    number = _digits(text)
+    number = _parse_digits(text)
     if number is None:
-        raise _bad(spec, field, item)
+        raise _item_error(spec, field, item)
     return number
 
 
-def _digits(text: str) -> int | None:
+def _parse_digits(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
-def _bad(spec: str, field: _Field, item: str) -> ConfigError:
+def _item_error(spec: str, field: _Field, item: str) -> ConfigError:
     words = f" or {field.words[0]} to {field.words[-1]}" if field.words else ""
     return ConfigError(
         f"Schedule {spec!r}: {item!r} is no {field.name}: give *, a number from {field.least} to "
@@ -308,7 +315,7 @@ def _bad(spec: str, field: _Field, item: str) -> ConfigError:
     )
 
 
-def _cronsim(spec: str = "") -> type[CronSim]:
+def _load_cronsim(spec: str = "") -> type[CronSim]:
     try:
         from cronsim import CronSim  # noqa: PLC0415 - an extra, loaded where it is used
     except ImportError as error:

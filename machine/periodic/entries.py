@@ -1,8 +1,8 @@
 """
-What is to be sent at which times: entries, and what is due at a moment. Pure.
+The entries of the timetable: what is sent, and at which times. Pure.
 
-Nothing here asks what time it is. A workflow is planned as it is entered, with ids that stand for
-those of each run; `timetable_runs` puts them in.
+A workflow is planned once, when it is registered, with placeholder ids. `runs` replaces them by
+the ids of each run.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, get_args
 from uuid import UUID, uuid5
 
 from machine.errors import SignatureError
-from machine.periodic.cron import Schedule, parse, spec_text
+from machine.periodic.cron import Schedule, parse_schedule, spec_text
 from machine.wire.signature import Signature, copy_signature
 from machine.workflow.pieces import Chord, Group, series, steps_of
 from machine.workflow.plan import WorkflowPlan, make_plan
 
-Kind = Literal["task", "chain", "group", "chord", "workflow"]
+EntryKind = Literal["task", "chain", "group", "chord", "workflow"]
 CatchUp = Literal["latest", "skip", "all"]
-#: Root of the ids that stand in the plan of a workflow.
+#: Namespace of the placeholder ids in the plan of a workflow.
 _NAMESPACE: Final = UUID("c5e0a1d2-7b34-5f68-8a9c-1f2d3e4b5a60")
 _LONGEST_NAME: Final = 200
 
 
-class Ways(TypedDict, total=False):
+class PeriodicOptions(TypedDict, total=False):
     """
-    How an entry is served; each may be left out.
+    The options of an entry; each may be left out.
 
     Attributes:
-        catch_up: What becomes of times nobody was there for: "latest" sends once for all of
-            them, "skip" not at all, "all" once for each of the last 100.
+        catch_up: What to send for times at which no scheduler ran: "latest" sends once for
+            all of them, "skip" not at all, "all" once for each of the last 100.
         overlap: Whether a run may start while the one before has not ended.
         tz: Time zone of the five fields, like "Europe/Paris"; UTC by default.
     """
@@ -49,8 +49,8 @@ class PlannedGroup(NamedTuple):
 
     Attributes:
         group_uuid: Its id in the plan.
-        uuids: Those of its members, in order.
-        at_once: Whether all of them are sent first.
+        uuids: Ids of its members, in order.
+        at_once: Whether all its members are sent at the start of a run.
     """
 
     group_uuid: str
@@ -60,10 +60,10 @@ class PlannedGroup(NamedTuple):
 
 class Outline(NamedTuple):
     """
-    What there is in a planned workflow.
+    The ids in a planned workflow, which each run replaces.
 
     Attributes:
-        uuids: Ids of all tasks in the plan, causes first.
+        uuids: Ids of all tasks, each behind those that it follows.
         groups: Its groups.
     """
 
@@ -77,15 +77,17 @@ class Entry:
     One line of the timetable.
 
     Attributes:
-        name: What it is known by in Redis, and in ids: one entry for each name and queue.
-        spec: When; see `cron.parse`.
-        kind: What its signatures are together; "workflow" where workflows are in it.
-        signatures: Templates; their own ids are never used, for each run needs new ones. Of a
-            workflow those that are sent first, which carry all others.
-        callback: The chord's, ``None`` for the others.
-        outline: The workflow's, ``None`` for the others.
-        catch_up: See `Ways`, also for the other two.
-        schedule: What ``spec`` means.
+        name: Its name in Redis and in the ids of its runs; unique for each default queue.
+        spec: When it is due; see `cron.parse_schedule`.
+        kind: What its signatures form; "workflow" if one of them is a workflow itself.
+        signatures: Templates; each run gets ids of its own. Of a workflow those that are sent
+            first, which carry all others as callbacks.
+        callback: The chord's callback; ``None`` for other kinds.
+        outline: The workflow's ids; ``None`` for other kinds.
+        catch_up: See `PeriodicOptions`.
+        overlap: See `PeriodicOptions`.
+        tz: See `PeriodicOptions`; "" = UTC.
+        schedule: The times that ``spec`` means.
 
     Raises:
         ConfigError: The specification means no times.
@@ -95,7 +97,7 @@ class Entry:
     name: str
     spec: str
     signatures: tuple[Signature, ...]
-    kind: Kind = "task"
+    kind: EntryKind = "task"
     callback: Signature | None = None
     catch_up: CatchUp = "latest"
     overlap: bool = True
@@ -115,12 +117,12 @@ class Entry:
                 f"Schedule {self.name!r}: a {self.kind} cannot have {len(self.signatures)} "
                 "signatures."
             )
-        object.__setattr__(self, "schedule", parse(self.spec, self.tz))
+        object.__setattr__(self, "schedule", parse_schedule(self.spec, self.tz))
 
     @classmethod
     def of(
         cls,
-        kind: Kind,
+        kind: EntryKind,
         spec: str | timedelta,
         name: str,
         signatures: Sequence[Any],
@@ -139,9 +141,9 @@ class Entry:
             signatures = [copy_signature(signature) for signature in signatures]
             callback = None if callback is None else copy_signature(callback)
         else:
-            planned = _planned(kind, name, signatures, callback)
+            planned = _plan_pieces(kind, name, signatures, callback)
             kind, signatures, callback = "workflow", planned.heads, None
-            outline = _outline(planned)
+            outline = _make_outline(planned)
         return cls(
             name=name,
             spec=spec_text(spec),
@@ -154,12 +156,12 @@ class Entry:
             outline=outline,
         )
 
-    def completed(self, complete: Callable[[Signature], Signature]) -> Self:
-        """Return the entry with each of its signatures filled in and checked."""
+    def complete(self, fill: Callable[[Signature], Signature]) -> Self:
+        """Return a copy whose signatures are filled in and checked by ``fill``."""
         return replace(
             self,
-            signatures=tuple(complete(copy_signature(signature)) for signature in self.signatures),
-            callback=None if self.callback is None else complete(copy_signature(self.callback)),
+            signatures=tuple(fill(copy_signature(signature)) for signature in self.signatures),
+            callback=None if self.callback is None else fill(copy_signature(self.callback)),
         )
 
 
@@ -171,8 +173,8 @@ def check_name(name: str) -> None:
         )
 
 
-def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> WorkflowPlan:
-    """Return what these come to; the same ids whoever asks, and for whichever time."""
+def _plan_pieces(kind: EntryKind, name: str, pieces: Sequence[Any], callback: Any) -> WorkflowPlan:
+    """Plan a workflow; every process that plans it gives its tasks the same placeholder ids."""
     numbers = count()
 
     def new_id(of: str) -> str:
@@ -195,6 +197,6 @@ def _planned(kind: Kind, name: str, pieces: Sequence[Any], callback: Any) -> Wor
         raise SignatureError(f"Schedule {name!r}: {error}") from error
 
 
-def _outline(planned: WorkflowPlan) -> Outline:
+def _make_outline(planned: WorkflowPlan) -> Outline:
     groups = [PlannedGroup(g.group_uuid, tuple(g.uuids), g.at_once) for g in planned.groups]
     return Outline(tuple(planned.graph.uuids), tuple(groups))

@@ -43,7 +43,7 @@ class Tick(NamedTuple):
         home: Queue whose keys hold the timetable.
         name: The entry.
         before: The mark it must have, "" for none.
-        after: The mark it gets, in the form of `timetable.Mark`; it must be later.
+        after: The mark it gets, in the form of `watermarks.Watermark`; it must be later.
         messages: Queued with it, each at once and at most once for its id; may be none.
     """
 
@@ -79,6 +79,10 @@ class Ticker(Protocol):
         One that goes on has its mark, if any, moved on to now: the times that passed
         meanwhile are over. It may be any name.
         """
+        ...
+
+    def key_of(self, home: str) -> str:
+        """Return what the store calls the marks of a timetable, for people who repair it."""
         ...
 
     async def amarks(self, home: str) -> Marks:

@@ -41,6 +41,10 @@ class RedisTicker:
 
         return _marks(await links_of(self._connections).execute(_asked(home)))
 
+    def key_of(self, home: str) -> str:
+        """Return the key of a timetable's marks."""
+        return keys.periodic(home)
+
     def switch(self, home: str, name: str, *, canceled: bool) -> bool:
         """Cancel an entry, or let it go on; the script may run twice, and the second is false."""
         [answer] = self._connections.execute([_switch(home, name, canceled=canceled)])

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from machine.errors import SignatureError
-from machine.periodic.entries import CatchUp, Entry, Ways
+from machine.periodic.entries import CatchUp, Entry, PeriodicOptions
 from machine.registry.task import Task
 
 T = TypeVar("T", bound=Task[Any, Any])
@@ -29,7 +29,7 @@ def periodic(
 
     Args:
         spec: When: ``"*/5 * * * *"``, ``"@daily"``, ``"@every 90s"``, or a ``timedelta`` of at
-            least 0.1 s. See `cron.parse`.
+            least 0.1 s. See `cron.parse_schedule`.
         name: What the timetable knows it by; the task's own name by default.
         catch_up: What becomes of times that no worker was there for: "latest" sends once for
             all of them, "skip" not at all, "all" once for each of the last 100.
@@ -53,8 +53,8 @@ def periodic(
                 f"Task {task.name!r} is periodic and so called without arguments, but: {error}. "
                 "Give them defaults, or use server.register_periodic_task()."
             ) from error
-        ways: Ways = {"catch_up": catch_up, "overlap": overlap, "tz": tz}
-        entry = Entry.of("task", spec, name or task.name, [signature], **ways)
+        options: PeriodicOptions = {"catch_up": catch_up, "overlap": overlap, "tz": tz}
+        entry = Entry.of("task", spec, name or task.name, [signature], **options)
         task.schedules = (*task.schedules, entry)
         return task
 

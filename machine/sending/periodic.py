@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Any, Unpack
 
 from machine.errors import ConfigError
-from machine.periodic.entries import Entry, Kind, Ways, check_name
-from machine.periodic.marks import PeriodicState, states
+from machine.periodic.entries import Entry, EntryKind, PeriodicOptions, check_name
 from machine.periodic.runs import run_of
+from machine.periodic.watermarks import PeriodicState, states
 from machine.ports.periodic import Ticker
 from machine.registry import Registry
 from machine.sending.messages import MessageMaker
@@ -45,14 +45,14 @@ class PeriodicTasks:
     # -- what is sent ----------------------------------------------------------------------
     def register(
         self,
-        kind: Kind,
+        kind: EntryKind,
         spec: str | timedelta,
         name: str,
         signatures: Sequence[Any],
         callback: Any = None,
         *,
         send_concurrency: int = 0,
-        **ways: Unpack[Ways],
+        **options: Unpack[PeriodicOptions],
     ) -> None:
         """
         Check an entry and add it; registering the same again changes nothing.
@@ -64,15 +64,15 @@ class PeriodicTasks:
             signatures: Templates, or workflows.
             callback: The chord's.
             send_concurrency: See `check_concurrency`.
-            ways: ``catch_up``, ``overlap`` and ``tz``.
+            options: ``catch_up``, ``overlap`` and ``tz``.
 
         Raises:
             ConfigError: The specification means no times.
             SignatureError: It cannot be sent, or the name is taken by something else.
         """
         check_concurrency(send_concurrency)
-        entry = Entry.of(kind, spec, name, signatures, callback, **ways)
-        completed = entry.completed(self._messages.complete)
+        entry = Entry.of(kind, spec, name, signatures, callback, **options)
+        completed = entry.complete(self._messages.complete)
         # Encoded once, for what only shows then: its size, values that JSON cannot hold.
         self._messages.make(run_of(completed, "", 0).signatures, time.time_ns())
         self._registry.add_schedule(entry)
@@ -140,4 +140,4 @@ class PeriodicTasks:
 
 def complete_entries(registry: Registry, messages: MessageMaker) -> list[Entry]:
     """Return the entries of all tasks, each signature filled in and checked."""
-    return [entry.completed(messages.complete) for entry in registry.schedules.values()]
+    return [entry.complete(messages.complete) for entry in registry.schedules.values()]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from machine.config import Config
 from machine.config.redis_url import parse_address
 from machine.periodic.entries import Entry
-from machine.periodic.marks import Mark, steps
 from machine.periodic.runs import run_of
+from machine.periodic.watermarks import Watermark, steps
 from machine.ports.moves import Message
 from machine.ports.periodic import Marks, Tick, Ticked, Ticker
 from machine.redis import keys
@@ -314,7 +314,7 @@ def test_who_resumes_moves_the_mark_to_now_as_what_passed_is_over(
     ticker.switch(bench.queue, "nightly", canceled=False)
 
     found = ticker.marks(bench.queue)
-    mark = Mark.of(found.texts["nightly"])
+    mark = Watermark.of(found.texts["nightly"])
     assert mark is not None
     assert found.now_ms - 60_000 <= mark.last_ms <= found.now_ms
     assert mark.ran_ms == 5000
@@ -410,7 +410,7 @@ class Walk:
         self.seen: dict[int, Marks] = {}
 
     def go(self, walk: list[tuple[str, int]]) -> None:
-        before, marks = "", [Mark(0, 0)]
+        before, marks = "", [Watermark(0, 0)]
         for verb, number in walk:
             if verb == "read":
                 self.seen[number] = self.ticker.marks(self.home)
@@ -420,9 +420,9 @@ class Walk:
                 self.clock.advance(number)
             elif verb == "failover" and before:
                 self.raw.hset(keys.periodic(self.home), "n", before)  # the last move is lost
-                marks = [Mark(0, 0)]
+                marks = [Watermark(0, 0)]
             now = self.ticker.marks(self.home).texts.get("n", "")
-            marks.append(Mark.of(now) or Mark(0, 0))
+            marks.append(Watermark.of(now) or Watermark(0, 0))
             before = now if verb == "read" else before
         uuids = [json.loads(payload)["UUID"] for payload in self.bench.broker.pending(self.home)]
         self.ticker.close()
@@ -431,13 +431,13 @@ class Walk:
 
     def move(self, found: Marks) -> None:
         text = found.texts.get("n", "")
-        mark = Mark.of(text)
+        mark = Watermark.of(text)
         if mark is None:
-            start = Mark(self.entry.schedule.start(found.now_ms), 0)
+            start = Watermark(self.entry.schedule.start(found.now_ms), 0)
             self.ticker.tick([Tick(self.home, "n", text, start.text, ())])
             return
         for step in steps(self.entry, mark.last_ms, found.now_ms):
-            mark = Mark(step.due_ms, step.due_ms if step.sends else mark.ran_ms)
+            mark = Watermark(step.due_ms, step.due_ms if step.sends else mark.ran_ms)
             sent = self.messages(step.due_ms) if step.sends else []
             self.ticker.tick([Tick(self.home, "n", text, mark.text, sent)])
             text = mark.text

@@ -17,12 +17,12 @@ import pytest
 from machine import PeriodicState, build, chain, chord, group
 from machine.config import Config
 from machine.embedded import EmbeddedServer
-from machine.periodic.marks import Mark
 from machine.periodic.runs import run_of
+from machine.periodic.watermarks import Watermark
 from machine.redis import keys
 from machine.registry import Registry
 from machine.runtime.supervisor.scheduler import lock_name
-from machine.runtime.supervisor.timetable import read, written
+from machine.runtime.supervisor.timetable import decode_timetable, encode_timetable
 from machine.server import Server
 from machine.workflow.plan import GATHER
 
@@ -96,7 +96,7 @@ def late(yard: Yard, ago_ms: int = 90_000) -> int:
     """Let the entry "n" have been served so long ago; return the next time, Unix ms."""
     seconds, _ = yard.raw.time()
     last_ms = int(seconds) * 1000 - ago_ms
-    yard.raw.hset(keys.periodic(yard.queue), "n", Mark(last_ms, last_ms).text)
+    yard.raw.hset(keys.periodic(yard.queue), "n", Watermark(last_ms, last_ms).text)
     return last_ms + 60_000
 
 
@@ -105,9 +105,9 @@ def look(yard: Yard) -> None:
     yard.server.new_scheduler().run_once(0.0)
 
 
-def mark_of(yard: Yard) -> Mark | None:
+def mark_of(yard: Yard) -> Watermark | None:
     text = yard.raw.hget(keys.periodic(yard.queue), "n")
-    return None if text is None else Mark.of(text.decode())
+    return None if text is None else Watermark.of(text.decode())
 
 
 # -- workflows ---------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_of_two_schedulers_that_send_a_workflow_for_the_same_time_one_does(
 
     for one in yards:
         # As a failover leaves it that forgot the mark's last move.
-        yard.raw.hset(keys.periodic(yard.queue), "n", Mark(due_ms - 60_000, 0).text)
+        yard.raw.hset(keys.periodic(yard.queue), "n", Watermark(due_ms - 60_000, 0).text)
         look(one)
     yard.run()
 
@@ -256,7 +256,7 @@ def test_a_child_reports_a_workflow_with_all_that_is_in_it(yard: Yard) -> None:
     groups_in_a_row(yard.server, Sums(yard.server))
     [entry] = yard.server.timetable()
 
-    [read_again] = read(written([entry]))
+    [read_again] = decode_timetable(encode_timetable([entry]))
 
     assert read_again == entry
     callback = read_again.signatures[0].chord_callback

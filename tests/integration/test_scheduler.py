@@ -19,13 +19,13 @@ import pytest
 from machine import Arg, BrokerUnavailable, Signature, build
 from machine.config import Config
 from machine.periodic.entries import Entry
-from machine.periodic.marks import Mark, PeriodicState
 from machine.periodic.runs import run_of
+from machine.periodic.watermarks import PeriodicState, Watermark
 from machine.redis import keys
 from machine.redis.lock import RedisLock
 from machine.registry import Registry
 from machine.runtime.supervisor.scheduler import Scheduler, lock_name
-from machine.runtime.supervisor.timetable import Inbox, report
+from machine.runtime.supervisor.timetable import TimetableInbox, send_timetable
 from machine.wire.signature import new_uuid
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def set_mark(yard: Yard, name: str, ago_ms: int, ran_ago_ms: int | None = None) 
     """Let an entry have been served so long ago, on a whole second; return when."""
     at = (now_ms(yard) - ago_ms) // 1000 * 1000
     ran = at if ran_ago_ms is None else (now_ms(yard) - ran_ago_ms) // 1000 * 1000
-    yard.raw.hset(keys.periodic(yard.queue), name, Mark(at, ran).text)
+    yard.raw.hset(keys.periodic(yard.queue), name, Watermark(at, ran).text)
     return at
 
 
-def mark(yard: Yard, name: str) -> Mark | None:
+def mark(yard: Yard, name: str) -> Watermark | None:
     text = yard.raw.hget(keys.periodic(yard.queue), name)
-    return None if text is None else Mark.of(text.decode())
+    return None if text is None else Watermark.of(text.decode())
 
 
 def note(yard: Yard) -> list[int]:
@@ -98,7 +98,7 @@ def test_what_is_due_is_sent_and_runs(yard: Yard) -> None:
     [entry] = yard.server.timetable()
     assert message["UUID"] == run_of(entry, yard.queue, last_ms + MINUTE_MS).uuids[0]
     assert yard.document(message["UUID"])["State"] == "SUCCESS"
-    assert mark(yard, "n") == Mark(last_ms + MINUTE_MS, last_ms + MINUTE_MS)
+    assert mark(yard, "n") == Watermark(last_ms + MINUTE_MS, last_ms + MINUTE_MS)
     assert ran == [5]
 
 
@@ -155,7 +155,7 @@ def test_a_mark_that_a_failover_took_back_sends_nothing_twice(yard: Yard) -> Non
     look(yard)
 
     assert yard.ready() == []
-    assert mark(yard, "n") == Mark(last_ms + MINUTE_MS, last_ms + MINUTE_MS)
+    assert mark(yard, "n") == Watermark(last_ms + MINUTE_MS, last_ms + MINUTE_MS)
 
 
 # -- missed times ------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_catch_up_is_done_as_the_entry_says(
 
     due_ms = last_ms + 5 * MINUTE_MS
     assert len(yard.ready()) == count
-    assert mark(yard, "n") == Mark(due_ms, due_ms if sends else last_ms)
+    assert mark(yard, "n") == Watermark(due_ms, due_ms if sends else last_ms)
     yard.run()
 
 
@@ -198,7 +198,7 @@ def test_a_clock_that_was_set_back_is_waited_for_and_told_once(
     scheduler.run_once(100.0)
 
     assert yard.ready() == []
-    assert mark(yard, "n") == Mark(last_ms, last_ms)
+    assert mark(yard, "n") == Watermark(last_ms, last_ms)
     [record] = [r.getMessage() for r in caplog.records]
     assert record.startswith("schedule 'n' was served for 20")
     assert record.endswith(
@@ -229,7 +229,7 @@ def begin(yard: Yard, kind: str, **ways: Any) -> int:
 
 def come_again(yard: Yard, ran_ms: int) -> None:
     """Let the time half a minute after a run be due, and not yet served."""
-    text = Mark(ran_ms - 90_000, ran_ms).text
+    text = Watermark(ran_ms - 90_000, ran_ms).text
     yard.raw.hset(keys.periodic(yard.queue), "n", text)
 
 
@@ -247,7 +247,7 @@ def test_without_overlap_a_time_passes_while_the_run_before_has_not_ended(
 
     look(yard)
 
-    assert mark(yard, "n") == Mark(ran_ms + 30_000, ran_ms)
+    assert mark(yard, "n") == Watermark(ran_ms + 30_000, ran_ms)
     assert yard.ready() == waiting
     assert caplog.messages[0].startswith("schedule 'n' not sent for 20")
     assert caplog.messages[0].endswith("Z, because the run before has not ended")
@@ -264,7 +264,7 @@ def test_without_overlap_the_next_run_begins_when_the_one_before_has_ended(
 
     look(yard)
 
-    assert mark(yard, "n") == Mark(ran_ms + 30_000, ran_ms + 30_000)
+    assert mark(yard, "n") == Watermark(ran_ms + 30_000, ran_ms + 30_000)
     assert len(yard.ready()) == {"task": 1, "chain": 1, "group": 2, "chord": 1}[kind]
     yard.run()
 
@@ -282,7 +282,7 @@ def test_without_overlap_a_chain_runs_until_its_last_link_has_ended(yard: Yard) 
     look(yard)
 
     assert states == ["SUCCESS", "PENDING"]
-    assert mark(yard, "n") == Mark(ran_ms + 30_000, ran_ms)
+    assert mark(yard, "n") == Watermark(ran_ms + 30_000, ran_ms)
     yard.drain(child)
 
 
@@ -292,7 +292,7 @@ def test_with_overlap_a_run_begins_whatever_became_of_the_one_before(yard: Yard)
 
     look(yard)
 
-    assert mark(yard, "n") == Mark(ran_ms + 30_000, ran_ms + 30_000)
+    assert mark(yard, "n") == Watermark(ran_ms + 30_000, ran_ms + 30_000)
     assert len(yard.ready()) == 2
     yard.run()
 
@@ -307,7 +307,7 @@ def test_without_overlap_only_the_first_of_several_times_is_made_up_for(yard: Ya
     look(yard)
 
     assert len(yard.ready()) == 1
-    assert mark(yard, "n") == Mark(last_ms + 5 * MINUTE_MS, last_ms + MINUTE_MS)
+    assert mark(yard, "n") == Watermark(last_ms + 5 * MINUTE_MS, last_ms + MINUTE_MS)
     yard.run()
 
 
@@ -366,7 +366,7 @@ def test_a_full_queue_delays_a_run_and_loses_none(
     scheduler.run_once(4.0)
     yard.run()
 
-    assert held == Mark(last_ms, last_ms)
+    assert held == Watermark(last_ms, last_ms)
     assert ran == [2, 1]
     warnings = [r.getMessage() for r in caplog.records if r.name == "machine.worker"]
     [warning] = [text for text in warnings if "is not sent" in text]
@@ -433,7 +433,7 @@ def test_who_lost_a_time_to_another_looks_again_at_once(yard: Yard) -> None:
     note(yard)
     yard.server.register_periodic_task("@every 60s", "n", sig("note"))
     last_ms = set_mark(yard, "n", 150_000)
-    earlier = Mark(last_ms + MINUTE_MS, last_ms + MINUTE_MS)
+    earlier = Watermark(last_ms + MINUTE_MS, last_ms + MINUTE_MS)
 
     def overtake(_signature: Signature) -> None:
         yard.server.before_publish = None
@@ -445,7 +445,7 @@ def test_who_lost_a_time_to_another_looks_again_at_once(yard: Yard) -> None:
     scheduler.run_once(0.2)
 
     assert lost == (earlier, [])
-    assert mark(yard, "n") == Mark(last_ms + 2 * MINUTE_MS, last_ms + 2 * MINUTE_MS)
+    assert mark(yard, "n") == Watermark(last_ms + 2 * MINUTE_MS, last_ms + 2 * MINUTE_MS)
     assert len(yard.ready()) == 1
     yard.run()
 
@@ -466,15 +466,15 @@ def test_without_entries_no_connection_is_made() -> None:
 
         scheduler.run_once(0.0)
 
-        assert scheduler._look_at_s == float("-inf")
+        assert scheduler._read_at_s == float("-inf")
 
 
 def test_while_the_server_is_away_a_scheduler_says_so_and_tries_again() -> None:
     config = Config(broker="redis://127.0.0.1:1/0")
-    inbox = Inbox()
+    inbox = TimetableInbox()
     parts = build.worker(config, registry=Registry())._parts
     scheduler = parts.scheduler(parts.backend(), inbox)
-    report(inbox.open(), [Entry.of("task", "@every 60s", "n", [sig("note")])])
+    send_timetable(inbox.open(), [Entry.of("task", "@every 60s", "n", [sig("note")])])
 
     for now_s in (0.0, 1.0):
         with pytest.raises(BrokerUnavailable):
@@ -510,7 +510,7 @@ def test_a_canceled_entry_is_sent_by_nobody_and_when_it_goes_on_nothing_is_made_
     look(yard)
 
     assert (canceled, resumed) == (True, True)
-    assert passed == Mark(ran_ms + 600_000, ran_ms)
+    assert passed == Watermark(ran_ms + 600_000, ran_ms)
     assert yard.ready() == []
 
 
@@ -543,7 +543,7 @@ def test_a_scheduler_that_looked_before_an_entry_was_canceled_sends_nothing(
     scheduler.run_once(0.0)
 
     assert yard.ready() == []
-    assert mark(yard, "n") == Mark(ran_ms + MINUTE_MS, ran_ms)
+    assert mark(yard, "n") == Watermark(ran_ms + MINUTE_MS, ran_ms)
 
 
 def test_what_is_said_of_an_entry_is_what_the_store_knows(yard: Yard) -> None:
@@ -642,7 +642,7 @@ def test_a_run_that_go_has_taken_is_not_sent(shared: tuple[Yard, str]) -> None:
     scheduler.run_once(1000.0)
 
     assert yard.ready() == []
-    assert mark(yard, "n") == Mark(last_ms, last_ms)
+    assert mark(yard, "n") == Watermark(last_ms, last_ms)
 
 
 def test_what_go_sent_for_a_while_is_not_made_up_for(shared: tuple[Yard, str]) -> None:
@@ -709,11 +709,11 @@ def entries(*names: str, size: int = 1) -> list[Entry]:
 
 
 def test_a_report_is_read_when_it_is_whole() -> None:
-    inbox = Inbox()
+    inbox = TimetableInbox()
     out = inbox.open()
     before = inbox.entries()
 
-    report(out, entries("a", "b"))
+    send_timetable(out, entries("a", "b"))
 
     assert before == []
     assert [entry.name for entry in inbox.entries()] == ["a", "b"]
@@ -721,22 +721,22 @@ def test_a_report_is_read_when_it_is_whole() -> None:
 
 
 def test_the_latest_report_counts() -> None:
-    inbox = Inbox()
+    inbox = TimetableInbox()
     first, second = inbox.open(), inbox.open()
-    report(second, entries("new"))
+    send_timetable(second, entries("new"))
     seen = [entry.name for entry in inbox.entries()]
-    report(first, [])
+    send_timetable(first, [])
 
     assert seen == ["new"]
     assert inbox.entries() == []
 
 
 def test_half_a_report_is_none() -> None:
-    inbox = Inbox()
-    report(inbox.open(), entries("a"))
+    inbox = TimetableInbox()
+    send_timetable(inbox.open(), entries("a"))
     inbox.entries()
     out = inbox.open()
-    os.write(out, b"entry\x1ftask")
+    os.write(out, b'{"callback":null')
     half = [entry.name for entry in inbox.entries()]
     os.close(out)
 
@@ -746,8 +746,10 @@ def test_half_a_report_is_none() -> None:
 
 
 def test_a_report_may_be_larger_than_a_pipe() -> None:
-    inbox = Inbox()
-    writer = threading.Thread(target=report, args=(inbox.open(), entries("a", size=500_000)))
+    inbox = TimetableInbox()
+    writer = threading.Thread(
+        target=send_timetable, args=(inbox.open(), entries("a", size=500_000))
+    )
     writer.start()
 
     while inbox._unread:
@@ -758,11 +760,11 @@ def test_a_report_may_be_larger_than_a_pipe() -> None:
 
 
 def test_a_report_to_nobody_is_no_error() -> None:
-    inbox = Inbox()
+    inbox = TimetableInbox()
     out = inbox.open()
     inbox.close()
 
-    report(out, entries("a"))
+    send_timetable(out, entries("a"))
 
     assert inbox.entries() == []
 

@@ -1,9 +1,10 @@
 """
-Periodic -> ready: what stands in the timetable is sent at its times, by whoever is there.
+Sends periodic tasks at their times.
 
-There is no leader. Each scheduler reads the marks, works out what is due by the store's own
-clock, and moves the marks on; of those who try the same, one succeeds. It imports no task: a
-supervisor runs the entries that its children report.
+There is no leader: every worker's supervisor runs a scheduler. Each one reads the watermarks,
+computes by the store's clock what is due, and asks the store to move the watermarks on and to
+queue the messages in the same step. Of those that ask for the same time, one succeeds. A
+supervisor imports no task; it serves the entries that its children report.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from typing import NamedTuple, Self
 from machine.errors import BrokerUnavailable
 from machine.periodic.cron import Every, Schedule
 from machine.periodic.entries import Entry
-from machine.periodic.marks import MOST_CAUGHT_UP, Mark, Step, steps
-from machine.periodic.runs import Run, run_of
+from machine.periodic.runs import PeriodicRun, run_of
+from machine.periodic.watermarks import MOST_CAUGHT_UP, Step, Watermark, steps
 from machine.ports.backend import Backend
 from machine.ports.moves import Message
 from machine.ports.periodic import Lock, Marks, Tick, Ticked, Ticker
-from machine.redis.keys import periodic
 from machine.runtime.loop import Loop, Loops
 from machine.wire.limits import PERIODIC_LOCK_PREFIX
 from machine.wire.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
-#: Seconds between two looks at the own clock, and where an entry is due more often than that.
+#: Seconds between two runs of the loop, and the same where an entry is due more often than 1 s.
 _PERIOD_S, _SHORT_PERIOD_S = 0.2, 0.05
-#: Seconds between two looks at the store's clock: it may step, and marks may be set by hand.
-_LOOK_S = 10.0
-#: Seconds until something that could not be sent is tried again.
+#: Seconds between two reads of the store's clock and watermarks at most: the clock may step, and
+#: somebody may change watermarks by hand.
+_READ_S = 10.0
+#: Seconds until an entry that could not be served is tried again.
 _AGAIN_S = 1.0
-#: A mark so far ahead of the store's clock is worth a word, ms.
+#: A watermark so far ahead of the store's clock is logged, ms.
 _AHEAD_MS = 60_000
 _NS_PER_MS = 1_000_000
 #: Signatures -> messages, and the states that the broker does not keep itself.
@@ -43,7 +44,7 @@ Write = Callable[[Sequence[Signature]], tuple[list[Message], list[TaskState]]]
 
 
 class _Planned(NamedTuple):
-    """A tick, and what is to be said when it is done; "" = nothing."""
+    """A tick, and the text to log when the store did it; "" = none."""
 
     entry: Entry
     due_ms: int
@@ -54,18 +55,20 @@ class _Planned(NamedTuple):
 
 class Scheduler(Loop):
     """
-    Sends what is due; any number of them may do so side by side.
+    Sends the entries that are due; any number of schedulers may run side by side.
 
     Args:
-        ticker: Keeps the marks; not shared with another thread.
-        backend: Says whether the run before has ended; keeps groups.
+        ticker: Keeps the watermarks; not shared with another thread.
+        backend: Has the states of earlier runs, for ``overlap``, and the groups' records.
         home: Queue whose keys hold the timetable: the default queue.
-        entries: The timetable as it is now, complete; asked often.
+        entries: Returns the whole timetable as it is now; called at each run of the loop.
         write: Makes messages of signatures.
-        lock: Machinery's, where Go's schedulers run the same entries; taken before each run.
+        lock: Machinery's, taken before each run, where Go's schedulers have the same entries;
+            ``None`` = they do not.
         program: The name that Go's schedulers put into the lock's key.
-        on_sent: Called when something was sent; eager mode runs the queue there.
-        writes_ahead: Whether Go workers may look for members that are not sent yet.
+        on_sent: Called when something was sent; eager mode runs it there.
+        writes_ahead: Whether Go workers may look for members of a group that are not sent yet;
+            then their PENDING states are recorded before.
     """
 
     def __init__(
@@ -87,116 +90,139 @@ class Scheduler(Loop):
         self._lock, self._program = lock, program
         self._on_sent, self._writes_ahead = on_sent, writes_ahead
         self._known: Sequence[Entry] = ()
-        self._look_at_s = float("-inf")
-        #: Entry -> the time its lock was last tried for, and whether we got it.
+        self._read_at_s = float("-inf")
+        #: Entry -> the time for which we asked for its lock last, and whether we got it.
         self._locked: dict[str, tuple[int, bool]] = {}
-        self._said: dict[str, tuple[str, int]] = {}
-        #: Entries of which the log says last that they are canceled.
-        self._off: set[str] = set()
+        #: Entry -> what was logged last, and for which time: nothing is logged twice in a row.
+        self._logged: dict[str, tuple[str, int]] = {}
+        #: Entries that were logged as canceled, and not as resumed since.
+        self._canceled: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     # -- one turn --------------------------------------------------------------------------
     def run_once(self, now_s: float) -> None:
-        """Send what is due, if anything can be; ``now_s`` is monotonic seconds."""
+        """Send what is due, unless the next time is known and has not come."""
         entries = list(self._entries())
         if entries != self._known:
-            self._known, self._look_at_s = entries, float("-inf")
+            self._known, self._read_at_s = entries, float("-inf")
             is_fast = any(_is_fast(entry.schedule) for entry in entries)
             self.period_s = _SHORT_PERIOD_S if is_fast else _PERIOD_S
-        if not entries or now_s < self._look_at_s:
+        if not entries or now_s < self._read_at_s:
             return
-        self._look_at_s = now_s + _AGAIN_S  # where an error ends this turn
+        self._read_at_s = now_s + _AGAIN_S  # counts if an error ends this run
         marks = self._ticker.marks(self._home)
         planned: list[_Planned] = []
-        waits = [_LOOK_S, *(self._serve(entry, marks, planned) for entry in entries)]
+        waits = [_READ_S, *(self._plan_entry(entry, marks, planned) for entry in entries)]
         outcomes = self._ticker.tick([one.tick for one in planned])
-        waits += [self._tell(one, outcome) for one, outcome in zip(planned, outcomes, strict=True)]
-        self._look_at_s = now_s + min(waits)
+        waits += [
+            self._log_outcome(one, outcome) for one, outcome in zip(planned, outcomes, strict=True)
+        ]
+        self._read_at_s = now_s + min(waits)
         if any(one.sends for one in planned):
             self._on_sent()
 
-    def _serve(self, entry: Entry, marks: Marks, planned: list[_Planned]) -> float:
-        """Add an entry's ticks to those planned; return the seconds until its next time."""
-        self._say_canceled(entry.name, is_canceled=entry.name in marks.canceled)
+    def _plan_entry(self, entry: Entry, marks: Marks, planned: list[_Planned]) -> float:
+        """Add the ticks of an entry to ``planned``; return the seconds until its next time."""
+        self._log_canceled(entry.name, is_canceled=entry.name in marks.canceled)
         try:
-            found = self._plan(entry, marks)
+            found = self._make_ticks(entry, marks)
         except BrokerUnavailable:
             raise
-        except Exception:  # noqa: BLE001 - one entry's bug must not keep the others waiting
-            if self._first(entry, "broken", 0):
+        except Exception:  # noqa: BLE001 - a bug in one entry must not keep the others waiting
+            if self._is_news(entry, "broken", 0):
                 _log.exception("schedule %r cannot be sent; it is tried again", entry.name)
             return _AGAIN_S
         planned += found
-        mark = Mark.of(marks.texts.get(entry.name, ""))
-        from_ms = max(marks.now_ms, mark.last_ms if mark else 0)
+        watermark = Watermark.of(marks.texts.get(entry.name, ""))
+        from_ms = max(marks.now_ms, watermark.last_ms if watermark else 0)
         next_ms = entry.schedule.next_after(found[-1].due_ms if found else from_ms)
-        return _LOOK_S if next_ms is None else max(0.0, (next_ms - marks.now_ms) / 1000)
+        return _READ_S if next_ms is None else max(0.0, (next_ms - marks.now_ms) / 1000)
 
-    def _plan(self, entry: Entry, marks: Marks) -> list[_Planned]:
-        """Return the ticks that move an entry on to now."""
+    def _make_ticks(self, entry: Entry, marks: Marks) -> list[_Planned]:
+        """Return the ticks that serve the times of an entry that are due now."""
         before = marks.texts.get(entry.name, "")
-        mark = Mark.of(before)
-        if mark is None:
-            # Never seen before: it counts from now, nothing of the past is sent.
-            start = Mark(entry.schedule.start(marks.now_ms), 0)
+        watermark = Watermark.of(before)
+        if watermark is None:
+            # A new entry counts from now; nothing is sent for earlier times.
+            start = Watermark(entry.schedule.start(marks.now_ms), 0)
             tick = Tick(self._home, entry.name, before, start.text, ())
             return [
                 _Planned(entry, start.last_ms, tick, sends=False, text="is new; counting from %s")
             ]
-        if mark.last_ms > marks.now_ms + _AHEAD_MS and self._first(entry, "ahead", mark.last_ms):
+        if watermark.last_ms > marks.now_ms + _AHEAD_MS and self._is_news(
+            entry, "ahead", watermark.last_ms
+        ):
             _log.warning(
                 "schedule %r was served for %s, which is ahead of Redis's clock; it waits until "
                 "then. To begin anew: HDEL '%s' '%s'",
-                *(entry.name, _moment(mark.last_ms), periodic(self._home), entry.name),
+                entry.name,
+                _moment(watermark.last_ms),
+                self._ticker.key_of(self._home),
+                entry.name,
             )
         if entry.name in marks.canceled:
-            return self._passed(entry, mark, marks.now_ms, before)
+            return self._skip_canceled(entry, watermark, marks.now_ms, before)
         planned: list[_Planned] = []
-        # Machinery's lock knows only the time that is now.
+        # Go's schedulers send no missed times, and Machinery's lock is for one time only.
         most = MOST_CAUGHT_UP if self._lock is None else 1
-        for step in steps(entry, mark.last_ms, marks.now_ms, most=most):
-            one = self._step(entry, step, mark, marks.now_ms, before, is_first=not planned)
+        for step in steps(entry, watermark.last_ms, marks.now_ms, most=most):
+            one = self._make_tick(
+                entry, step, watermark, marks.now_ms, before, is_first=not planned
+            )
             if one is None:
                 break
             planned.append(one)
             before = one.tick.after
-            mark = Mark(step.due_ms, step.due_ms if one.sends else mark.ran_ms)
+            watermark = Watermark(step.due_ms, step.due_ms if one.sends else watermark.ran_ms)
         return planned
 
-    def _passed(self, entry: Entry, mark: Mark, now_ms: int, before: str) -> list[_Planned]:
-        """Return the tick that moves a canceled entry on, if a time is due."""
+    def _skip_canceled(
+        self, entry: Entry, watermark: Watermark, now_ms: int, before: str
+    ) -> list[_Planned]:
+        """Return the tick that moves a canceled entry's watermark on, if a time is due."""
         return [
             _Planned(entry, due_ms, tick, sends=False, text="")
-            for due_ms in entry.schedule.times(mark.last_ms, now_ms, 1)
-            for tick in [Tick(self._home, entry.name, before, Mark(due_ms, mark.ran_ms).text, ())]
+            for due_ms in entry.schedule.times(watermark.last_ms, now_ms, 1)
+            for tick in [
+                Tick(self._home, entry.name, before, Watermark(due_ms, watermark.ran_ms).text, ())
+            ]
         ]
 
-    def _step(
-        self, entry: Entry, step: Step, mark: Mark, now_ms: int, before: str, *, is_first: bool
+    def _make_tick(
+        self,
+        entry: Entry,
+        step: Step,
+        watermark: Watermark,
+        now_ms: int,
+        before: str,
+        *,
+        is_first: bool,
     ) -> _Planned | None:
-        """Return the tick for one time; ``None`` when that time is somebody else's."""
+        """Return the tick for one time; ``None`` = another scheduler has the lock for it."""
         sends, text = step.sends, "sent for %s"
         if not sends:
             text = "not sent for %s, which was missed"
-        elif not entry.overlap and self._still_runs(entry, mark.ran_ms, was_planned=not is_first):
+        elif not entry.overlap and self._still_runs(
+            entry, watermark.ran_ms, was_planned=not is_first
+        ):
             sends, text = False, "not sent for %s, because the run before has not ended"
-        elif self._lock is not None and not self._is_ours(entry, step.due_ms, now_ms):
+        elif self._lock is not None and not self._get_lock(entry, step.due_ms, now_ms):
             return None
-        messages = self._messages(run_of(entry, self._home, step.due_ms)) if sends else []
-        after = Mark(step.due_ms, step.due_ms if sends else mark.ran_ms).text
+        messages = self._make_messages(run_of(entry, self._home, step.due_ms)) if sends else []
+        after = Watermark(step.due_ms, step.due_ms if sends else watermark.ran_ms).text
         tick = Tick(self._home, entry.name, before, after, messages)
         return _Planned(entry, step.due_ms, tick, sends, text)
 
     def _still_runs(self, entry: Entry, ran_ms: int, *, was_planned: bool) -> bool:
-        """Say whether the run for that time has a task that has not ended."""
+        """Say whether a task of the run for that time has not ended."""
         if was_planned or not ran_ms:
             return was_planned
         states = self._backend.read(run_of(entry, self._home, ran_ms).uuids)
         return any(state is not None and not state.is_completed for state in states)
 
-    def _is_ours(self, entry: Entry, due_ms: int, now_ms: int) -> bool:
-        """Take Machinery's lock for a time, asking once; say whether we have it."""
+    def _get_lock(self, entry: Entry, due_ms: int, now_ms: int) -> bool:
+        """Ask once for Machinery's lock for a time; say whether we got it."""
         tried_ms, is_ours = self._locked.get(entry.name, (0, False))
         if tried_ms != due_ms and self._lock is not None:
             next_ms = entry.schedule.next_after(due_ms) or now_ms + _AHEAD_MS
@@ -206,8 +232,8 @@ class Scheduler(Loop):
             self._locked[entry.name] = (due_ms, is_ours)
         return is_ours
 
-    def _messages(self, run: Run) -> list[Message]:
-        """Return a run's messages; write down what the tick does not."""
+    def _make_messages(self, run: PeriodicRun) -> list[Message]:
+        """Return a run's messages; record the groups and states that the tick does not write."""
         messages, states = self._write(run.signatures)
         sent = {signature.uuid for signature in run.signatures}
         for meta in run.metas:
@@ -215,24 +241,24 @@ class Scheduler(Loop):
             ahead = [TaskState.pending_id(uuid, meta.created_at) for uuid in later]
             self._backend.record_group(meta, ahead=ahead)
         for state in states:
-            # Another scheduler may have sent it already, and a worker may be at it.
+            # Another scheduler may have sent it, and a worker may have begun: keep that state.
             if self._backend.read([state.task_uuid])[0] is None:
                 self._backend.record(state)
         return messages
 
-    def _tell(self, one: _Planned, outcome: Ticked) -> float:
-        """Log what became of a tick; return the seconds until its entry is to be looked at."""
+    def _log_outcome(self, one: _Planned, outcome: Ticked) -> float:
+        """Log what became of a tick; return the seconds after which to serve its entry again."""
         name, moment = one.entry.name, _moment(one.due_ms)
         if outcome is Ticked.QUEUED:
             if one.text:
                 _log.info(f"schedule %r {one.text}", name, moment)
-            return _LOOK_S
+            return _READ_S
         if outcome is Ticked.CANCELED:
-            self._say_canceled(name, is_canceled=True)
-            return _LOOK_S
+            self._log_canceled(name, is_canceled=True)
+            return _READ_S
         if outcome is Ticked.DUPLICATE:
-            return 0.0  # another one was faster, perhaps with an earlier time than ours
-        if self._first(one.entry, outcome.name, one.due_ms):
+            return 0.0  # another scheduler was faster, maybe for an earlier time than ours
+        if self._is_news(one.entry, outcome.name, one.due_ms):
             why = (
                 "a queue is full; it is sent when there is room"
                 if outcome is Ticked.FULL
@@ -241,43 +267,44 @@ class Scheduler(Loop):
             _log.warning("schedule %r is not sent for %s: %s", name, moment, why)
         return _AGAIN_S
 
-    def _say_canceled(self, name: str, *, is_canceled: bool) -> None:
-        """Log that an entry is canceled, or goes on, when that is new."""
-        if is_canceled and name not in self._off:
-            self._off.add(name)
+    def _log_canceled(self, name: str, *, is_canceled: bool) -> None:
+        """Log once that an entry is canceled, and once that it is resumed."""
+        if is_canceled and name not in self._canceled:
+            self._canceled.add(name)
             _log.info("schedule %r is canceled; nothing is sent for it until it is resumed", name)
-        elif not is_canceled and name in self._off:
-            self._off.remove(name)
+        elif not is_canceled and name in self._canceled:
+            self._canceled.remove(name)
             _log.info("schedule %r is no longer canceled; it goes on", name)
 
-    def _first(self, entry: Entry, what: str, due_ms: int) -> bool:
-        """Say whether this is worth a line in the log: not when it was the last thing said."""
-        is_first = self._said.get(entry.name) != (what, due_ms)
-        self._said[entry.name] = (what, due_ms)
+    def _is_news(self, entry: Entry, what: str, due_ms: int) -> bool:
+        """Say whether this was not what was logged last for the entry, and note it."""
+        is_first = self._logged.get(entry.name) != (what, due_ms)
+        self._logged[entry.name] = (what, due_ms)
         return is_first
 
     # -- a thread of its own ---------------------------------------------------------------
     def start(self) -> Self:
-        """Do this from a thread until `stop`, in a process that is no worker."""
-        self._thread = threading.Thread(target=self._go_on, name="scheduler", daemon=True)
+        """Run in a thread until `stop`, in a process that is no worker."""
+        self._thread = threading.Thread(
+            target=self._run_until_stopped, name="scheduler", daemon=True
+        )
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Send nothing more; a call that waits for an absent server is left alone."""
+        """Send nothing more; does not wait for a call that waits for an absent server."""
         self._stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_AGAIN_S)
         self.close()
 
-    def _go_on(self) -> None:
+    def _run_until_stopped(self) -> None:
         loops = Loops([self])
         while not self._stopping.is_set():
             next_s = loops.run_due(time.monotonic())
             self._stopping.wait(max(0.0, next_s - time.monotonic()))
 
     def close(self) -> None:
-        """Close the connections of its own: marks and lock."""
         self._ticker.close()
         if self._lock is not None:
             self._lock.close()

@@ -1,8 +1,9 @@
 """
-How a child tells its supervisor which tasks are periodic.
+Reports the timetable from the children of a worker to their supervisor.
 
-The supervisor imports no task, so that no code of yours can stall its
-heartbeat. Each child has imported them; it reports its timetable over a pipe.
+The supervisor imports no task, so that none of your code can stall its
+heartbeat. Its children have imported them all: each child writes the entries
+that it found to a pipe, a line of JSON for each, and a last line ``end``.
 """
 
 from __future__ import annotations
@@ -10,88 +11,64 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, get_args
+from typing import Any
 
-from machine.periodic.entries import CatchUp, Entry, Kind, Outline, PlannedGroup
+from machine.periodic.entries import Entry, Outline, PlannedGroup
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Signature
+from machine.wire.text import parse, value_text
 
-_SEP, _MOST_BYTES = "\x1f", 2**29
-
-
-# -- between processes -------------------------------------------------------------------------
-def written(entries: Iterable[Entry]) -> bytes:
-    """Return entries as lines of text that `read` understands; the last line is ``end``."""
-    lines: list[bytes] = []
-    for entry in entries:
-        words = (entry.kind, entry.name, entry.spec, entry.tz, entry.catch_up)
-        head = _SEP.join(("entry", *words, "1" if entry.overlap else ""))
-        lines.append(head.encode())
-        lines += [b"signature" + _SEP.encode() + encode_signature(s) for s in entry.signatures]
-        if entry.callback is not None:
-            lines.append(b"callback" + _SEP.encode() + encode_signature(entry.callback))
-        if entry.outline is not None:
-            lines.append(_SEP.join(("tasks", *entry.outline.uuids)).encode())
-            lines += [
-                _SEP.join(("group", "1" if at_once else "", uuid, *members)).encode()
-                for uuid, members, at_once in entry.outline.groups
-            ]
-    return b"\n".join([*lines, b"end\n"])
+#: Entries may be larger than messages: a workflow carries all that follows.
+_MOST_BYTES = 2**29
+_END = b"end\n"
+#: Fields of an entry that stand in its line as they are.
+_PLAIN = ("name", "spec", "kind", "catch_up", "overlap", "tz")
 
 
-def read(text: bytes) -> list[Entry]:
-    """Return the entries of which `written` made this text."""
-    drafts: list[_Draft] = []
-    for line in text.splitlines():
-        word, _, rest = line.partition(_SEP.encode())
-        if word == b"entry":
-            drafts.append(_Draft(rest.decode().split(_SEP), [], [], [], []))
-        elif word == b"signature":
-            drafts[-1].signatures.append(decode_signature(rest, most_bytes=_MOST_BYTES))
-        elif word == b"callback":
-            drafts[-1].callbacks.append(decode_signature(rest, most_bytes=_MOST_BYTES))
-        elif word == b"tasks":
-            drafts[-1].uuids.extend(rest.decode().split(_SEP))
-        elif word == b"group":
-            at_once, uuid, *members = rest.decode().split(_SEP)
-            drafts[-1].groups.append(PlannedGroup(uuid, tuple(members), bool(at_once)))
-    return [draft.entry() for draft in drafts]
+def encode_timetable(entries: Iterable[Entry]) -> bytes:
+    """Return entries as bytes for `decode_timetable`."""
+    return b"".join([*(_encode(entry) + b"\n" for entry in entries), _END])
 
 
-class _Draft(NamedTuple):
-    """An entry whose lines are still being read."""
-
-    words: list[str]
-    signatures: list[Signature]
-    callbacks: list[Signature]
-    uuids: list[str]
-    groups: list[PlannedGroup]
-
-    def entry(self) -> Entry:
-        kind, name, spec, tz, catch_up, overlap = self.words
-        return Entry(
-            name=name,
-            spec=spec,
-            signatures=tuple(self.signatures),
-            kind=next(k for k in get_args(Kind) if k == kind),
-            callback=self.callbacks[0] if self.callbacks else None,
-            catch_up=next(c for c in get_args(CatchUp) if c == catch_up),
-            overlap=bool(overlap),
-            tz=tz,
-            outline=Outline(tuple(self.uuids), tuple(self.groups)) if self.uuids else None,
-        )
+def decode_timetable(report: bytes) -> list[Entry]:
+    """Return the entries of a whole report of `encode_timetable`."""
+    return [_decode(line) for line in report.removesuffix(_END).splitlines()]
 
 
-#: What a whole report ends with.
-_REPORT_END = b"end\n"
+def _encode(entry: Entry) -> bytes:
+    fields: dict[str, Any] = {name: getattr(entry, name) for name in _PLAIN}
+    fields["signatures"] = [encode_signature(one).decode() for one in entry.signatures]
+    fields["callback"] = entry.callback and encode_signature(entry.callback).decode()
+    fields["outline"] = entry.outline and [
+        list(entry.outline.uuids),
+        [[group_uuid, list(uuids), at_once] for group_uuid, uuids, at_once in entry.outline.groups],
+    ]
+    return value_text(fields).encode()
 
 
-class Inbox:
+def _decode(line: bytes) -> Entry:
+    fields = parse(line, "an entry of the timetable")
+    signatures = [_decode_signature(text) for text in fields["signatures"]]
+    callback = fields["callback"] and _decode_signature(fields["callback"])
+    outline = None
+    if fields["outline"]:
+        uuids, groups = fields["outline"]
+        planned = [PlannedGroup(uuid, tuple(members), at_once) for uuid, members, at_once in groups]
+        outline = Outline(tuple(uuids), tuple(planned))
+    return Entry(
+        **fields | {"signatures": tuple(signatures), "callback": callback, "outline": outline}
+    )
+
+
+def _decode_signature(text: str) -> Signature:
+    return decode_signature(text.encode(), most_bytes=_MOST_BYTES)
+
+
+class TimetableInbox:
     """
-    Timetables that children report, each over a pipe of its own; the latest one counts.
+    The supervisor's end of the pipes: the timetable of the child that reported last.
 
-    A supervisor imports no task, so that nothing of yours can stall its heartbeat; a child has
-    imported them anyway. A report that ends in the middle is no report.
+    A child may die while it writes. A report without its last line is ignored.
     """
 
     def __init__(self) -> None:
@@ -106,7 +83,7 @@ class Inbox:
         return out
 
     def entries(self) -> list[Entry]:
-        """Return the timetable, with what has come in since."""
+        """Read what has come in, without waiting, and return the timetable."""
         for end in list(self._unread):
             self._read(end)
         return self._entries
@@ -116,20 +93,20 @@ class Inbox:
             while data := os.read(end, 65_536):
                 self._unread[end] += data
         except BlockingIOError:
-            if not self._unread[end].endswith(_REPORT_END):
+            if not self._unread[end].endswith(_END):
                 return
         os.close(end)
         report = self._unread.pop(end)
-        if report.endswith(_REPORT_END):
-            self._entries = read(bytes(report))
+        if report.endswith(_END):
+            self._entries = decode_timetable(bytes(report))
 
     def close(self) -> None:
-        """Close what is still open."""
         while self._unread:
             os.close(self._unread.popitem()[0])
 
 
-def report(out: int, entries: Sequence[Entry]) -> None:
-    """Write a timetable to a descriptor of `Inbox.open`, and close it; for the child."""
+def send_timetable(out: int, entries: Sequence[Entry]) -> None:
+    """Write a report to a descriptor of `TimetableInbox.open`, and close it; for the child."""
+    # The supervisor may be gone; then this process ends too.
     with contextlib.suppress(BrokenPipeError), os.fdopen(out, "wb") as pipe:
-        pipe.write(written(entries))
+        pipe.write(encode_timetable(entries))

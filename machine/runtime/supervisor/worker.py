@@ -39,7 +39,7 @@ from machine.runtime.supervisor.reaper import Reaper
 from machine.runtime.supervisor.reload import Reload
 from machine.runtime.supervisor.scheduler import Scheduler
 from machine.runtime.supervisor.supervisor import CANNOT_START, Crew, Supervisor
-from machine.runtime.supervisor.timetable import Inbox, report
+from machine.runtime.supervisor.timetable import TimetableInbox, send_timetable
 
 _log = logging.getLogger("machine.worker")
 _PR_SET_PDEATHSIG = 1
@@ -67,7 +67,7 @@ class Parts:
     backend: Callable[[], Backend]
     registry: Callable[[], Registry]
     timetable: Callable[[Registry], list[Entry]]
-    scheduler: Callable[[Backend, Inbox], Scheduler]
+    scheduler: Callable[[Backend, TimetableInbox], Scheduler]
     watch: Callable[[str], Watch | None] = lambda _directory: None
 
 
@@ -130,7 +130,7 @@ class Worker:
         self._quits = 0
         self._open: list[Broker | Backend | Scheduler] = []
         self._exporter: Exporter | None = None
-        self._inbox = Inbox()
+        self._inbox = TimetableInbox()
         self._vitals = Vitals(plan.health_file, PATIENCE_S)
 
     def launch(self) -> int:
@@ -267,7 +267,7 @@ class Worker:
             self._exporter.close()
         watch = parts.watch(self._exporter.directory if self._exporter is not None else "")
         registry = parts.registry()
-        report(timetable, parts.timetable(registry))
+        send_timetable(timetable, parts.timetable(registry))
         child = Child(
             *(parts.broker(), parts.backend(), registry, ways, self._clock),
             on_incarnation=lambda worker_id: _report(reports, worker_id),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from machine.errors import ConfigError
 from machine.periodic import cron
-from machine.periodic.cron import Cron, Every, parse, spec_text
+from machine.periodic.cron import Cron, Every, parse_schedule, spec_text
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
@@ -35,7 +35,7 @@ def text(moment: int | None) -> str | None:
 
 def first(spec: str, from_: str, count: int = 2, tz: str = "") -> list[str | None]:
     """Return the next times of a specification."""
-    schedule, at, found = parse(spec, tz), ms(from_), []
+    schedule, at, found = parse_schedule(spec, tz), ms(from_), []
     for _ in range(count):
         following = schedule.next_after(at)
         found.append(text(following))
@@ -156,7 +156,7 @@ def test_the_corners_of_the_grammar_mean_what_they_mean_to_go(spec: str, followi
 )
 def test_what_is_wrong_is_said_with_the_cure(spec: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(spec)
+        parse_schedule(spec)
 
     assert str(caught.value) == message
 
@@ -176,17 +176,17 @@ def test_what_is_wrong_is_said_with_the_cure(spec: str, message: str) -> None:
 )
 def test_a_specification_that_go_refuses_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"^Schedule "):
-        parse(spec)
+        parse_schedule(spec)
 
 
 def test_a_zone_can_be_named_beside_the_specification() -> None:
     assert first("0 6 * * *", "2026-01-01", 1, "America/New_York") == ["2026-01-01T11:00:00"]
-    assert parse("TZ=UTC @daily", "UTC") == parse("@daily")
+    assert parse_schedule("TZ=UTC @daily", "UTC") == parse_schedule("@daily")
 
 
 def test_two_different_zones_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse("TZ=Asia/Tokyo @daily", "UTC")
+        parse_schedule("TZ=Asia/Tokyo @daily", "UTC")
 
     assert str(caught.value) == (
         "Schedule 'TZ=Asia/Tokyo @daily': tz is 'UTC', which is another zone; give one."
@@ -198,7 +198,7 @@ def test_a_cron_expression_without_the_extra_names_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "cronsim", None)
 
     with pytest.raises(ConfigError) as caught:
-        parse("@daily")
+        parse_schedule("@daily")
 
     assert str(caught.value) == (
         "Schedule '@daily' needs the cron extra: pip install 'werk[cron]'. '@every 5m' and "
@@ -210,7 +210,7 @@ def test_a_cron_expression_without_the_extra_names_it(monkeypatch: pytest.Monkey
 def test_an_interval_needs_no_extra(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cronsim", None)
 
-    assert isinstance(parse(spec), Every)
+    assert isinstance(parse_schedule(spec), Every)
 
 
 # -- intervals ---------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_an_interval_needs_no_extra(spec: str, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_timedelta_is_kept_to_the_millisecond(interval: timedelta, expected: int) -> None:
-    assert parse(spec_text(interval)) == Every(expected)
+    assert parse_schedule(spec_text(interval)) == Every(expected)
 
 
 def test_text_stays_as_it_is() -> None:
@@ -358,7 +358,7 @@ def test_times_are_those_found_by_walking_through_every_minute(
 ) -> None:
     from_ms = ms(day) + second * 1000
     until_ms = from_ms + 2 * DAY_MS
-    schedule = parse(" ".join(spec), zone)
+    schedule = parse_schedule(" ".join(spec), zone)
     walked = Walk(spec, ZoneInfo(zone)).times(from_ms, until_ms)
 
     found, at = [], schedule.next_after(from_ms)
@@ -401,13 +401,13 @@ def test_a_time_of_day_comes_once_where_the_clocks_change(
     ],
 )
 def test_the_last_time_is_found_however_long_nobody_looked(spec: str, expected: str) -> None:
-    [found] = parse(spec).times(ms("2000-01-01"), ms("2026-03-14T10:30:15"), 1)
+    [found] = parse_schedule(spec).times(ms("2000-01-01"), ms("2026-03-14T10:30:15"), 1)
 
     assert text(found) == expected
 
 
 def test_a_time_that_never_comes_was_never_there() -> None:
-    assert parse("0 0 31 2 *").times(ms("2000-01-01"), ms("2026-01-01"), 5) == []
+    assert parse_schedule("0 0 31 2 *").times(ms("2000-01-01"), ms("2026-01-01"), 5) == []
 
 
 def test_the_last_hundred_of_a_year_of_minutes_do_not_take_a_walk_through_it() -> None:
@@ -429,4 +429,4 @@ def test_the_last_hundred_of_a_year_of_minutes_do_not_take_a_walk_through_it() -
 
 
 def test_a_schedule_is_equal_to_another_of_the_same_times() -> None:
-    assert parse("@hourly") == Cron("0 * * * *", UTC)
+    assert parse_schedule("@hourly") == Cron("0 * * * *", UTC)

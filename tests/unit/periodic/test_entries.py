@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from machine.errors import SignatureError
 from machine.periodic.entries import Entry
-from machine.periodic.marks import MOST_CAUGHT_UP, Mark, Step, steps
 from machine.periodic.runs import run_of
-from machine.runtime.supervisor.timetable import read, written
+from machine.periodic.watermarks import MOST_CAUGHT_UP, Step, Watermark, steps
+from machine.runtime.supervisor.timetable import decode_timetable, encode_timetable
 from machine.wire.signature import Arg, Signature
 from machine.workflow.pieces import Chain, Group
 
@@ -62,16 +62,16 @@ def test_nothing_is_due_where_the_mark_is_ahead_of_the_clock() -> None:
 
 # -- marks -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("mark", "text"), [(Mark(5, 5), "5"), (Mark(5, 4), "5 4"), (Mark(5, 0), "5 0")]
+    ("mark", "text"), [(Watermark(5, 5), "5"), (Watermark(5, 4), "5 4"), (Watermark(5, 0), "5 0")]
 )
-def test_a_mark_is_its_text(mark: Mark, text: str) -> None:
+def test_a_mark_is_its_text(mark: Watermark, text: str) -> None:
     assert mark.text == text
-    assert Mark.of(text) == mark
+    assert Watermark.of(text) == mark
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5", "5 x", "5.5", " 5"])
 def test_what_is_no_mark_is_none(text: str) -> None:
-    assert Mark.of(text) is None
+    assert Watermark.of(text) is None
 
 
 # -- what is sent ------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def ids(signature: Signature) -> list[str]:
 
 @each_kind
 def test_two_that_ask_get_the_same_messages(one: Entry) -> None:
-    assert run_of(one, "q", T) == run_of(read(written([one]))[0], "q", T)
+    assert run_of(one, "q", T) == run_of(decode_timetable(encode_timetable([one]))[0], "q", T)
 
 
 @each_kind
@@ -122,11 +122,11 @@ def test_each_time_name_and_home_has_ids_of_its_own(one: Entry) -> None:
 
 @each_kind
 def test_the_templates_are_not_written_into(one: Entry) -> None:
-    before = written([one])
+    before = encode_timetable([one])
 
     run_of(one, "q", T)
 
-    assert written([one]) == before
+    assert encode_timetable([one]) == before
 
 
 def test_an_id_in_a_template_is_not_used_twice() -> None:
@@ -252,13 +252,13 @@ NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
     )
 )
 def test_what_is_written_is_read_again(entries: list[Entry]) -> None:
-    assert read(written(entries)) == entries
+    assert decode_timetable(encode_timetable(entries)) == entries
 
 
 def test_only_the_last_line_of_a_report_is_its_end() -> None:
-    lines = written([entry(), entry("chord", "@daily", sig("end"), callback=sig("end"))]).split(
-        b"\n"
-    )
+    lines = encode_timetable(
+        [entry(), entry("chord", "@daily", sig("end"), callback=sig("end"))]
+    ).split(b"\n")
 
     assert lines[-2:] == [b"end", b""]
     assert b"end" not in lines[:-2]

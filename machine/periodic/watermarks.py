@@ -1,8 +1,8 @@
 """
-Where an entry of the timetable stands, and what is due at a moment. Pure.
+How far each entry of the timetable was served, and which of its times are due. Pure.
 
-An entry's mark is the text kept in the store: the times last served and last
-sent for. Nothing here asks what time it is.
+The store keeps a watermark for each entry: the last time that was served, and
+the last one that a run was sent for.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Final, NamedTuple
 from machine.periodic.cron import Schedule
 from machine.periodic.entries import Entry
 
-#: A time that is more than this in the past was missed, ms; ``skip`` does not send it any more.
+#: A time that passed longer ago was missed, ms; ``skip`` sends nothing for it.
 MISSED_MS: Final = 10_000
-#: Times that ``all`` makes up for at most, the last ones.
+#: ``all`` sends runs for so many missed times at most, the last ones.
 MOST_CAUGHT_UP: Final = 100
 
 
-# -- what is due -------------------------------------------------------------------------------
-class Mark(NamedTuple):
+class Watermark(NamedTuple):
     """
-    How far an entry has come, as it stands in Redis.
+    How far an entry was served.
 
     Attributes:
         last_ms: The last time that was served, Unix ms.
@@ -35,8 +34,8 @@ class Mark(NamedTuple):
     ran_ms: int
 
     @classmethod
-    def of(cls, text: str) -> Mark | None:
-        """Read a mark's text; ``None`` when it is none."""
+    def of(cls, text: str) -> Watermark | None:
+        """Read a watermark's text; ``None`` = it is not one."""
         last, _, ran = text.partition(" ")
         if not last.isdecimal() or (ran and not ran.isdecimal()):
             return None
@@ -49,7 +48,7 @@ class Mark(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A time to move on to, in Unix ms, and whether something is sent for it."""
+    """One time to serve, Unix ms, and whether a run is sent for it."""
 
     due_ms: int
     sends: bool
@@ -57,13 +56,13 @@ class Step(NamedTuple):
 
 def steps(entry: Entry, last_ms: int, now_ms: int, *, most: int = MOST_CAUGHT_UP) -> list[Step]:
     """
-    Return what is to be done at ``now_ms``, in order, where ``last_ms`` was served last.
+    Return the times that are due at ``now_ms``, earliest first.
 
     Args:
-        entry: Whose ``catch_up`` decides about times that were missed.
-        last_ms: Unix ms; times up to here are done with.
+        entry: Its ``catch_up`` decides about times that were missed.
+        last_ms: The last time that was served, Unix ms.
         now_ms: Unix ms.
-        most: Times that ``all`` makes up for at most, the last ones.
+        most: Times that ``all`` returns at most, the last ones.
     """
     wanted = most if entry.catch_up == "all" else 1
     times = entry.schedule.times(last_ms, now_ms, wanted)
@@ -74,14 +73,14 @@ def steps(entry: Entry, last_ms: int, now_ms: int, *, most: int = MOST_CAUGHT_UP
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodicState:
     """
-    Where an entry stands, by the store's clock; every time is in UTC.
+    How far an entry was served, by the store's clock; every time is in UTC.
 
     Attributes:
         name: The entry.
-        spec: When it is due; "" for one that this program does not know, but the store does.
+        spec: When it is due; "" if only the store knows it, and not this program.
         next_at: Its next time; ``None`` while it is canceled, if it is never due again, or
             without a ``spec``.
-        canceled: Whether nothing is sent for it.
+        canceled: Whether it is canceled, so that nothing is sent for it.
         served_at: The last time that was served, with a run or without; ``None`` before a
             scheduler saw it.
         sent_at: The last time that a run was sent for; ``None`` = not yet.
@@ -99,43 +98,43 @@ def states(
     entries: Iterable[Entry], now_ms: int, texts: Mapping[str, str], canceled: Collection[str]
 ) -> list[PeriodicState]:
     """
-    Return where each entry stands: these, then by name those that only the store knows.
+    Return the state of each entry: these, then by name those that only the store knows.
 
     Args:
         entries: The timetable.
         now_ms: The store's time, Unix ms.
-        texts: Entry -> the text of its mark.
-        canceled: Names of the entries that are.
+        texts: Entry -> the text of its watermark.
+        canceled: Names of canceled entries.
     """
     known: dict[str, Entry | None] = {entry.name: entry for entry in entries}
     for name in sorted({*texts, *canceled} - known.keys()):
         known[name] = None
     found = []
     for name, entry in known.items():
-        mark, is_off = Mark.of(texts.get(name, "")), name in canceled
-        next_ms = None if entry is None or is_off else _next_ms(entry.schedule, mark, now_ms)
+        watermark, is_off = Watermark.of(texts.get(name, "")), name in canceled
+        next_ms = None if entry is None or is_off else _next_ms(entry.schedule, watermark, now_ms)
         state = PeriodicState(
             name=name,
             spec=entry.spec if entry else "",
             next_at=None if next_ms is None else _moment(next_ms),
             canceled=is_off,
-            served_at=_moment(mark.last_ms) if mark else None,
-            sent_at=_moment(mark.ran_ms) if mark and mark.ran_ms else None,
+            served_at=_moment(watermark.last_ms) if watermark else None,
+            sent_at=_moment(watermark.ran_ms) if watermark and watermark.ran_ms else None,
         )
         found.append(state)
     return found
 
 
-def _next_ms(schedule: Schedule, mark: Mark | None, now_ms: int) -> int | None:
-    """Return the first time later than now that follows from the mark."""
-    if mark is None:
+def _next_ms(schedule: Schedule, watermark: Watermark | None, now_ms: int) -> int | None:
+    """Return the first time later than now that follows from the watermark."""
+    if watermark is None:
         return schedule.next_after(schedule.start(now_ms))
-    passed = schedule.times(mark.last_ms, now_ms, 1)
-    return schedule.next_after(passed[-1] if passed else mark.last_ms)
+    passed = schedule.times(watermark.last_ms, now_ms, 1)
+    return schedule.next_after(passed[-1] if passed else watermark.last_ms)
 
 
 def _moment(ms: int) -> datetime | None:
-    """Return a time; ``None`` for a number that is none, as somebody may have written there."""
+    """Return a time; ``None`` = the number is out of range, written into the store by hand."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):

@@ -1,9 +1,9 @@
 """
-Log lines for people on a terminal, and for machines everywhere else.
+Formats log lines: as text for people on a terminal, as JSON for machines.
 
-One line an event, whatever a message contains: control characters are escaped
-in text and JSON alike. Lines written while a task runs, yours included, say which
-one it was. Arguments of tasks are never logged.
+An event is one line whatever its message contains: control characters are
+escaped in both forms. Lines written while a task runs, yours included, name the
+task. Arguments of tasks are never logged.
 """
 
 from __future__ import annotations
@@ -23,21 +23,27 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(0x80, 0x
 _ESCAPED |= {
     c: f"\\u{c:04x}" for c in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
-#: What a line says of the task in which it was written, in this order; "" where nothing is known.
+#: The fields that name the task in which a line was written, in this order; "" = unknown.
 FIELDS = (
-    *("task_id", "task", "queue", "attempt", "group_id", "correlation_id"),
-    *("trace_id", "span_id"),
+    "task_id",
+    "task",
+    "queue",
+    "attempt",
+    "group_id",
+    "correlation_id",
+    "trace_id",
+    "span_id",
 )
 _NOTHING = dict.fromkeys(FIELDS, "")
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return text without anything that moves a cursor or breaks a line."""
     return text.translate(_ESCAPED)
 
 
-def about(context: TaskContext) -> dict[str, TaskContext]:
-    """Return the ``extra`` of a line about a task that does not run any more."""
+def log_extra(context: TaskContext) -> dict[str, TaskContext]:
+    """Return the ``extra`` of a log call about a task that has ended."""
     return {"task_context": context}
 
 
@@ -45,16 +51,16 @@ class TaskFilter(logging.Filter):
     """
     Writes into each record which task it belongs to, as attributes named in `FIELDS`.
 
-    For a handler of your own: ``handler.addFilter(TaskFilter())``, after which a
-    format may contain ``%(task_id)s``. It lets every record pass. It must be on
-    a handler that runs on the thread of the task (a ``QueueHandler`` does).
+    For a handler of your own: call ``handler.addFilter(TaskFilter())``, then a
+    format may contain ``%(task_id)s``. Every record passes. The handler must run on
+    the thread of the task, as a ``QueueHandler`` does.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the attributes; always true."""
         context = getattr(record, "task_context", None) or running_task.get()
         fields = _NOTHING if context is None else _fields(context)
-        for name, text in fields.items():  # an extra of the same name is somebody's own
+        for name, text in fields.items():  # an extra of the same name in your call counts
             record.__dict__.setdefault(name, text)
         return True
 
@@ -75,7 +81,7 @@ def _fields(context: TaskContext) -> dict[str, str]:
 
 
 def _known(record: logging.LogRecord) -> Mapping[str, object]:
-    """Return what the filter found, without what is empty."""
+    """Return the fields that the filter set and that are not empty."""
     said = record.__dict__
     return {name: said[name] for name in FIELDS if said.get(name)}
 
@@ -84,7 +90,7 @@ class TextFormatter(logging.Formatter):
     """
     ``2026-11-20T15:15:26.418Z INFO name[pid] message``; tracebacks follow, indented.
 
-    In a task, what is known of it stands behind the message: ``[task_id=… task=…]``.
+    In a task its fields stand behind the message: ``[task_id=… task=…]``.
     """
 
     def __init__(self, worker: str) -> None:
@@ -94,12 +100,12 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, or more where it has a traceback."""
         who = f"{self._worker}[{record.process}]"
-        line = f"{_time(record)} {record.levelname} {who} {escaped(record.getMessage())}"
+        line = f"{_time(record)} {record.levelname} {who} {escape(record.getMessage())}"
         if known := _known(record):
-            line += escaped(f" [{' '.join(f'{name}={text}' for name, text in known.items())}]")
+            line += escape(f" [{' '.join(f'{name}={text}' for name, text in known.items())}]")
         if record.exc_info:
             trace = self.formatException(record.exc_info).splitlines()
-            line += "".join(f"\n    {escaped(part)}" for part in trace)
+            line += "".join(f"\n    {escape(part)}" for part in trace)
         return line
 
 
@@ -107,8 +113,8 @@ class JsonFormatter(logging.Formatter):
     """
     One JSON object a line: time, level, logger, worker, pid, message.
 
-    Behind them what is known of the task (`FIELDS`; ``attempt`` is a number), and
-    a traceback's text.
+    Behind them the fields of the task (`FIELDS`; ``attempt`` is a number), and the
+    text of a traceback.
     """
 
     def __init__(self, worker: str) -> None:
@@ -146,7 +152,7 @@ def set_up(level: str, form: str, worker: str, stream: TextIO | None = None) -> 
     Args:
         level: debug, info, warning or error.
         form: text, json, or auto: text on a terminal, JSON elsewhere.
-        worker: Who speaks, on each line.
+        worker: The name of the writer, on each line.
         stream: Another place to write to.
     """
     stream = stream or sys.stderr

@@ -1,10 +1,10 @@
 """
-Prometheus metrics: what they are called, and what counts them.
+Prometheus metrics: their names, and the counters of workers and callers.
 
-A worker counts what its tasks come to; the HTTP caller counts what it sends, and shows
-what Redis says of the queues. The label ``task`` is a registered name or ``unknown``,
-and ``queue`` one of a bounded number, so that no message can make new series
-without end. Needs the extra ``metrics``; imported where it is used.
+A worker counts the outcomes of its tasks. The HTTP caller counts what it sends, and
+shows the lengths of the queues (see `queues`). The label ``task`` is a registered
+name or ``unknown``, and ``queue`` one of a bounded number: otherwise messages could
+make new series without end. Needs the extra ``metrics``; imported where it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from machine.telemetry import VERSION
 from machine.wire.headers import measure_wait_s
 from machine.wire.signature import Signature
 
-#: Their names without suffixes, and what they say.
+#: Metric, without the suffix of its kind -> its help text.
 HELP = {
     "machinery_tasks_sent": "Tasks sent.",
     "machinery_tasks": "Runs of tasks by what they came to.",
@@ -34,23 +34,20 @@ HELP = {
     "machinery_queue_oldest_task_age_seconds": "How long the next task has been ready.",
     "machinery_workers": "Processes of workers that hold a lease, supervisors among them.",
 }
-#: Seconds; the library's own end at 10.
-DURATION_BUCKETS = (
-    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-    *(10, 30, 60, 120, 300, 600),
-)
-#: What `machinery_tasks` is told apart by.
+#: Upper bounds, seconds. The library's own end at 10, and tasks may take minutes.
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+#: Values of the label ``state`` of `machinery_tasks`.
 STATES = ("success", "failure", "retry", "canceled")
 UNKNOWN, OTHER = "unknown", "other"
 #: Where children of one worker write; the library's name for it.
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-#: Names of queues that a caller counts apart; the rest are `OTHER`.
+#: A caller counts so many queues apart, and all others as `OTHER`.
 _MOST_QUEUES = 100
 
 
 def require() -> None:
     """
-    Check that the library is there.
+    Check that the library is installed.
 
     Raises:
         ConfigError: It is not.
@@ -63,7 +60,7 @@ def require() -> None:
 
 
 class _Series:
-    """What one task on one queue is counted in."""
+    """The series of one task on one queue, looked up once."""
 
     __slots__ = ("duration", "running", "states", "wait")
 
@@ -76,14 +73,16 @@ class _Series:
 
 class TaskMetrics:
     """
-    What one child process of a worker counts, in files that its siblings' are added to.
+    Counts the tasks of one child process, in files.
+
+    The exporter adds up the files of all children of a worker.
 
     Args:
         directory: Where all children of this worker write.
         slots: Tasks that this process runs at once.
         name: The worker's, for people.
 
-    Make it before tasks are imported: metrics of their own are then served too.
+    Make it before tasks are imported: metrics that they define are then served too.
     """
 
     def __init__(self, directory: str, slots: int, name: str) -> None:
@@ -96,7 +95,8 @@ class TaskMetrics:
             values,
         )
 
-        # The library chooses on import, which may have been before the fork.
+        # The library chooses its kind of value on import, which may have been before the fork,
+        # when the variable was not set.
         chosen: Any = values.MultiProcessValue
         values.ValueClass = chosen()
         registry = CollectorRegistry()
@@ -123,7 +123,7 @@ class TaskMetrics:
         gauge("machinery_worker_info", "version", "name").labels(VERSION, name).set(1)
         self._series: dict[tuple[str, str], _Series] = {}
 
-    def begun(self, queue: str, signature: Signature, now_ns: int) -> None:
+    def count_start(self, queue: str, signature: Signature, now_ns: int) -> None:
         """Count a run that begins; ``now_ns`` is Unix nanoseconds."""
         series = self._of(queue, signature.name)
         series.running.inc()
@@ -131,18 +131,18 @@ class TaskMetrics:
         if wait_s is not None:
             series.wait.observe(wait_s)
 
-    def over(self, queue: str, task: str, state: str, took_s: float) -> None:
+    def count_end(self, queue: str, task: str, state: str, took_s: float) -> None:
         """Count a run that ended; ``state`` is one of `STATES`."""
         series = self._of(queue, task)
         series.running.dec()
         series.duration.observe(took_s)
         series.states[state].inc()
 
-    def unstarted(self, queue: str, task: str, state: str) -> None:
+    def count_unstarted(self, queue: str, task: str, state: str) -> None:
         """Count a task that ended without a run."""
         self._of(queue, task).states[state].inc()
 
-    def redis_error(self, operation: str) -> None:
+    def count_redis_error(self, operation: str) -> None:
         """Count an operation that Redis did not answer."""
         self._errors.labels(operation).inc()
 
@@ -155,10 +155,10 @@ class TaskMetrics:
 
 class SentMetrics:
     """
-    What a caller counts: a `SendInstrument`. Turns the library's ``_created`` series off.
+    Counts what a caller sends. Turns the library's ``_created`` series off.
 
     Args:
-        knows: Says of a task's name whether it is registered.
+        knows: Says whether a task is registered; others are counted as ``unknown``.
     """
 
     def __init__(self, knows: Callable[[str], bool]) -> None:
@@ -170,7 +170,7 @@ class SentMetrics:
         )
 
         off: Any = metrics.disable_created_metrics
-        off()  # a second series for each, which says when it began
+        off()  # the library would add a second series to each, its start time
         self.registry = CollectorRegistry()
         both = ("queue", "task")
         sent, errors = "machinery_tasks_sent", "machinery_redis_errors"
@@ -185,13 +185,13 @@ class SentMetrics:
         try:
             yield
         except BrokerUnavailable:
-            self.redis_error("send")
+            self.count_redis_error("send")
             raise
         for signature in signatures:
             task = signature.name if self._knows(signature.name) else UNKNOWN
             self._sent.labels(self._queue(signature.routing_key), task).inc()
 
-    def redis_error(self, operation: str) -> None:
+    def count_redis_error(self, operation: str) -> None:
         """Count an operation that Redis did not answer."""
         self._errors.labels(operation).inc()
 

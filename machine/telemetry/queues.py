@@ -1,7 +1,7 @@
 """
-What Redis says of the queues, as Prometheus metrics: read when somebody asks.
+The lengths and ages of queues as Prometheus metrics, read from Redis at each scrape.
 
-Any process may show them and all show the same. One is enough: the HTTP caller.
+Every process would show the same values, so one is enough: the HTTP caller.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from machine.wire.messages import decode_signature
 from machine.wire.signature import Signature
 from machine.wire.text import parse_time
 
-#: Stands for all queues where they cannot be told apart: there is one delayed set.
+#: The label of delayed tasks, which wait in one set for all queues.
 _ALL = "*"
 _TASKS, _AGE, _WORKERS = (
     "machinery_queue_tasks",
@@ -43,15 +43,16 @@ def exposition(
     sent: SentMetrics, broker: Broker, backend: Backend | None, queues: Sequence[str]
 ) -> tuple[bytes, str]:
     """
-    Return what a caller counted and what is in the queues: Prometheus' text and its type.
+    Return a caller's counters and the state of the queues: Prometheus' text and its type.
 
-    Where Redis does not answer, the second part is missing and the failure is
-    counted. It blocks for as long as Redis takes, a few seconds at most.
+    If Redis does not answer, the second part is missing and the failure is counted.
+    Blocks for as long as Redis takes, a few seconds at most.
 
     Args:
-        sent: What this process counts.
-        broker: Asked about the queues.
-        backend: Asked when the oldest task was sent; ``None`` = not asked.
+        sent: The counters of this process.
+        broker: Reads the queues.
+        backend: Reads when the oldest task was sent, where its message does not say
+            so; ``None`` = unknown then.
         queues: Their names.
     """
     from prometheus_client import exposition as text  # noqa: PLC0415 - an extra
@@ -60,7 +61,7 @@ def exposition(
         found: Survey | None = broker.survey(queues)
         ages = _ages(found, backend) if found is not None else {}
     except MachineError:
-        sent.redis_error("survey")
+        sent.count_redis_error("survey")
         found, ages = None, {}
     body = text.generate_latest(sent.registry)
     if found is not None:
@@ -69,7 +70,7 @@ def exposition(
 
 
 def _ages(survey: Survey, backend: Backend | None) -> dict[str, float]:
-    """Return for how many seconds the next task of each queue has been ready, where it says so."""
+    """Return for how many seconds each queue's next task is ready; left out where unknown."""
     now_ns = time.time_ns()
     heads = {count.queue: _read(count) for count in survey.queues}
     ready = {queue: head for queue, head in heads.items() if head is not None}
@@ -87,11 +88,11 @@ def _read(count: QueueCount) -> Signature | None:
     try:
         return decode_signature(count.oldest) if count.oldest else None
     except WireError:
-        return None  # a worker buries it when it meets it
+        return None  # the worker that claims it will bury it
 
 
 def _sent_ns(head: Signature, created_at: str) -> int:
-    """Return when a message was sent, in Unix nanoseconds; 0 where nothing says so."""
+    """Return when a message was sent, in Unix nanoseconds; 0 = unknown."""
     sent = head.header(SENT_HEADER)
     if sent.isascii() and sent.isdigit() and len(sent) < 16:
         return int(sent) * 1_000_000
@@ -102,7 +103,7 @@ def _sent_ns(head: Signature, created_at: str) -> int:
 
 
 class _Gauges:
-    """What was found, as a registry of the library."""
+    """A survey of the queues in the form of a registry of the library."""
 
     def __init__(self, survey: Survey, ages: dict[str, float]) -> None:
         self._survey, self._ages = survey, ages

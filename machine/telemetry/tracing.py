@@ -1,9 +1,9 @@
 """
 OpenTelemetry: one trace from the caller through the queue to the worker, and on.
 
-The context travels in a message's headers as W3C has it (``traceparent``), where Go's
-opentracing put its own. Names follow the semantic conventions for messaging,
-v1.44.0, which are still in development: they stand here and nowhere else.
+The trace context travels in a message's headers in the W3C form (``traceparent``);
+Go Machinery put opentracing's form there. Names follow the semantic conventions for
+messaging, v1.44.0. These are still in development, so all of them stand in this file.
 
 Exporters are yours: set up a ``TracerProvider`` of the SDK in a module of
 ``tasks_modules``, and in your caller. Needs the extra ``otel``; imported where it is used.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-#: Redis has no well-known name there; ours is the protocol's.
+#: The conventions have no name for queues on Redis; this one is the protocol's.
 _SYSTEM = "machinery"
 #: Longer values cannot travel as headers.
 _MOST_CHARACTERS = 1024
@@ -36,8 +36,8 @@ _OTHER = "_OTHER"
 
 
 @dataclass(slots=True)
-class Run:
-    """A task that is traced while it runs."""
+class TracedRun:
+    """The span of a task that runs, and the token that detaches it."""
 
     span: Span
     token: Any
@@ -45,10 +45,10 @@ class Run:
 
 class Tracing:
     """
-    Spans around sending and running.
+    Makes spans around sending and running.
 
     Args:
-        hosts: The server's addresses; the first one is shown.
+        hosts: The server's addresses; spans show the first one.
 
     Raises:
         ConfigError: The package is not installed.
@@ -79,10 +79,10 @@ class Tracing:
     @contextmanager
     def sending(self, signatures: Sequence[Signature]) -> Iterator[None]:
         """
-        Trace one sending: a span for one message; for several one more for each.
+        Trace one sending: one span, and one more for each of several messages.
 
         Args:
-            signatures: Complete ones; the context is written into their headers.
+            signatures: Complete; the trace context is written into their headers.
         """
         kinds, first = self._trace.SpanKind, signatures[0]
         is_batch = len(signatures) > 1
@@ -109,7 +109,7 @@ class Tracing:
                 raise
 
     def _parent(self, signature: Signature) -> Context | None:
-        """Return the context of an own ``traceparent``, which counts where no span is current."""
+        """Return the context of the message's own ``traceparent``; ``None`` inside a span."""
         if self._trace.get_current_span().get_span_context().is_valid:
             return None
         return self._extract(signature.headers)
@@ -124,15 +124,15 @@ class Tracing:
         span.end()
 
     # -- running ---------------------------------------------------------------------------
-    def begin(self, run: TaskContext, queue: str) -> Run:
+    def begin(self, run: TaskContext, queue: str) -> TracedRun:
         """
-        Begin the span of a run, on the thread (and in the asyncio task) that runs it.
+        Begin the span of a run; call it on the thread and in the asyncio task that runs it.
 
-        It is a child of the sender's span and linked to it.
+        The span is a child of the sender's span and linked to it.
 
         Args:
-            run: Gets the ids.
-            queue: Where it was claimed.
+            run: Gets the ids of trace and span, for log lines.
+            queue: Where the message was claimed.
         """
         signature = run.signature
         context = self._extract(signature.headers)
@@ -149,14 +149,15 @@ class Tracing:
         ids = span.get_span_context()
         if ids.is_valid:
             run.trace = (format(ids.trace_id, "032x"), format(ids.span_id, "016x"))
-        return Run(span, self._context.attach(self._trace.set_span_in_context(span, context)))
+        return TracedRun(span, self._context.attach(self._trace.set_span_in_context(span, context)))
 
-    def end(self, traced: Run, run: TaskContext, outcome: Outcome) -> Signature:
+    def end(self, traced: TracedRun, run: TaskContext, outcome: Outcome) -> Signature:
         """
-        End the span of a run where it began.
+        End the span of a run; call it where `begin` was called.
 
         Returns:
-            The signature to settle: what follows from it is a child of this run.
+            The signature to settle. Its headers carry this span, so that the spans of
+            its callbacks become children of this one.
         """
         self._context.detach(traced.token)
         signature = run.signature
@@ -172,14 +173,14 @@ class Tracing:
         return signature
 
     def flush(self) -> None:
-        """Have the SDK export what it still holds: our processes end without its exit hooks."""
+        """Export what the SDK still holds: our processes end without its exit hooks."""
         flush = getattr(self._trace.get_tracer_provider(), "force_flush", None)
         if flush is not None:
             flush(_FLUSH_MS)
 
     # -- the wire --------------------------------------------------------------------------
     def _extract(self, headers: Mapping[str, Any] | None) -> Context:
-        """Return the context of a message; an empty one where it says nothing usable."""
+        """Return the trace context of a message; an empty one if its headers hold no valid one."""
         carrier = {n: headers[n] for n in TRACE_HEADERS if n in headers} if headers else {}
         texts = {name: value for name, value in carrier.items() if isinstance(value, str)}
         context = self._context.Context()
@@ -192,7 +193,7 @@ class Tracing:
         for propagator in self._propagators:
             propagator.inject(carrier, context)
         headers = signature.headers if signature.headers is not None else {}
-        for name in TRACE_HEADERS[:2]:  # of one trace, or of none
+        for name in TRACE_HEADERS[:2]:  # both are of the new trace, or removed
             headers.pop(name, None)
         headers |= {n: value for n, value in carrier.items() if len(value) <= _MOST_CHARACTERS}
         signature.headers = headers

@@ -29,7 +29,7 @@ from machine.runtime.child.session import Courier, call_back
 from machine.runtime.health import Pulse
 from machine.runtime.settle import Terms, started
 from machine.runtime.wakeup import Doorbell
-from machine.telemetry.logs import about
+from machine.telemetry.logs import log_extra
 
 _log = logging.getLogger("machine.worker")
 #: Most claims held by one child beyond its slots.
@@ -291,7 +291,7 @@ class Child:
         self._task_s += (took_s - self._task_s) * 0.1
         if _log.isEnabledFor(logging.INFO):
             name, uuid = job.signature.name, job.signature.uuid
-            text, extra = "task %s %s ended: %s in %.3f s", about(job.context)
+            text, extra = "task %s %s ended: %s in %.3f s", log_extra(job.context)
             _log.info(text, name, uuid, settled.state.state, took_s, extra=extra)
         self._ended_count += 1
         call_after_hooks(self._hooks, job.signature, outcome)

@@ -15,7 +15,7 @@ from machine.ports.moves import Claim, Finish, Move
 from machine.runtime.child.executor import Before, aexecute, execute
 from machine.runtime.child.pool import Job
 from machine.telemetry.metrics import UNKNOWN, TaskMetrics
-from machine.telemetry.tracing import Run, Tracing
+from machine.telemetry.tracing import TracedRun, Tracing
 from machine.wire.signature import Signature
 from machine.wire.states import CANCELED
 
@@ -48,17 +48,17 @@ class Watch:
         self._end(job, traced, outcome)
         return outcome
 
-    def _begin(self, job: Job) -> Run | None:
+    def _begin(self, job: Job) -> TracedRun | None:
         try:
             if self._metrics is not None:
-                self._metrics.begun(job.claim.queue, job.signature, time.time_ns())
+                self._metrics.count_start(job.claim.queue, job.signature, time.time_ns())
             if self._tracing is not None:
                 return self._tracing.begin(job.context, job.claim.queue)
         except Exception:  # noqa: BLE001 - a full disk, or an SDK of yours: the task runs anyway
             _log.exception("task %s cannot be watched", job.signature.uuid)
         return None
 
-    def _end(self, job: Job, traced: Run | None, outcome: Outcome) -> None:
+    def _end(self, job: Job, traced: TracedRun | None, outcome: Outcome) -> None:
         if self._tracing is None or traced is None:
             return
         try:
@@ -80,26 +80,26 @@ class Watch:
             return
         state = "failure" if failed and isinstance(outcome, Succeeded) else _state(outcome)
         try:
-            self._metrics.over(job.claim.queue, job.signature.name, state, took_s)
+            self._metrics.count_end(job.claim.queue, job.signature.name, state, took_s)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("task %s is not counted", job.signature.uuid)
 
     def unstarted(self, claim: Claim, signature: Signature, failed: Failed) -> None:
         """Count a task that is known here and ended before it ran: canceled, or too late."""
         if self._metrics is not None:
-            self._metrics.unstarted(claim.queue, signature.name, _state(failed))
+            self._metrics.count_unstarted(claim.queue, signature.name, _state(failed))
 
     def buried(self, moves: Sequence[Move]) -> None:
         """Count the messages among these that could not be read."""
         if self._metrics is not None:
             for move in moves:
                 if isinstance(move, Finish) and move.letter is not None:
-                    self._metrics.unstarted(move.claim.queue, UNKNOWN, "failure")
+                    self._metrics.count_unstarted(move.claim.queue, UNKNOWN, "failure")
 
     def redis_error(self, operation: str) -> None:
         """Count an operation that Redis did not answer."""
         if self._metrics is not None:
-            self._metrics.redis_error(operation)
+            self._metrics.count_redis_error(operation)
 
     def close(self) -> None:
         """Have spans exported; the process ends next."""

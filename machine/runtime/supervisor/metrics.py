@@ -1,9 +1,10 @@
 """
-Serves what a worker's children count, from a process of its own.
+Serves the metrics of a worker's children, from a process of its own.
 
 The supervisor must stay single-threaded, so that it can fork, and must never wait
-for whoever asks. The exporter dies with it, and is started again when it dies alone.
-What dead children counted is kept: their files are added up into one.
+for an HTTP client. The exporter's process dies with the supervisor, and the supervisor
+starts it again if it dies alone. The counts of dead children are kept: their files are
+added up into one of each kind.
 """
 
 from __future__ import annotations
@@ -26,25 +27,27 @@ from machine.telemetry.metrics import require
 
 _log = logging.getLogger("machine.worker")
 _LOOK_S = 0.5
-#: Seconds that a client may take to ask.
+#: Seconds that a client may take to send its request.
 _PATIENCE_S = 5.0
 _PATH = "/metrics"
 _TEXT = "text/plain; charset=utf-8"
-#: Stands for a process id in the names of files with what dead children counted.
+#: Stands for the process id in the names of the files with the counts of dead children.
 _PAST = "0"
 
 
 class Exporter(Loop):
     """
-    The duty to keep the exporter's process running; it listens from the start.
+    Keeps the exporter's process running; its address is taken when this is made.
 
     Args:
         host: Address to listen on.
         port: Its port.
-        prepare: Called in the new process: dies with the supervisor, closes what is not its own.
+        prepare: Called first in the new process: has it die with the supervisor, and
+            closes connections that it inherited.
 
     Raises:
-        ConfigError: The library is missing, or the address cannot be had.
+        ConfigError: The library is missing, the address is in use, or no directory for
+            the children's files can be made.
     """
 
     def __init__(self, host: str, port: int, prepare: Callable[[], None]) -> None:
@@ -62,7 +65,7 @@ class Exporter(Loop):
                 "Choose another port, or 0 for no metrics; each worker on a host needs its own."
             ) from None
         try:
-            #: Where children write.
+            #: Where the children write their counts.
             self.directory = tempfile.mkdtemp(prefix="machine-metrics-")
         except OSError as error:
             self._socket.close()
@@ -72,7 +75,7 @@ class Exporter(Loop):
             ) from None
 
     def run_once(self, _now_s: float) -> None:
-        """Start the process, if it does not run."""
+        """Start the process if it is not running."""
         if self._pid:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             if not pid:
@@ -86,14 +89,14 @@ class Exporter(Loop):
         pid = os.fork()
         if pid == 0:
             try:
-                # It serves until the supervisor has ended, however it was told to.
+                # A stop signal for the whole process group must not end it before the supervisor.
                 for number in ours:
                     signal.signal(number, signal.SIG_IGN)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
                 self._prepare()
                 serve(self._socket, self.directory)
-            except BaseException:  # noqa: BLE001 - nothing may come back into the supervisor's code
+            except BaseException:  # noqa: BLE001 - the child must never return into the supervisor's code
                 _log.exception("metrics cannot be served")
             finally:
                 os._exit(1)
@@ -101,7 +104,7 @@ class Exporter(Loop):
         return pid
 
     def close(self) -> None:
-        """End the process and forget what was counted; in a child, let go of the address only."""
+        """End the process and delete the counts. In a forked child: close the socket only."""
         self._socket.close()
         if os.getpid() != self._owner:
             return
@@ -114,7 +117,7 @@ class Exporter(Loop):
 
 
 def serve(listening: socket.socket, directory: str) -> None:
-    """Answer on a listening socket for ever, one thread for each who asks."""
+    """Answer on a listening socket for ever, one thread for each connection."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = _PATIENCE_S
@@ -126,8 +129,8 @@ def serve(listening: socket.socket, directory: str) -> None:
                 self._answer(404, f"There is nothing here but {_PATH}.\n".encode(), _TEXT)
                 return
             try:
-                body, kind = exposition(directory)
-            except Exception:  # noqa: BLE001 - it has to go on serving
+                body, kind = render_metrics(directory)
+            except Exception:  # noqa: BLE001 - the next scrape may succeed
                 _log.exception("metrics cannot be read")
                 self._answer(500, b"The metrics cannot be read; see the worker's log.\n", _TEXT)
             else:
@@ -142,23 +145,23 @@ def serve(listening: socket.socket, directory: str) -> None:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Keep scrapes out of the log."""
+            """Log nothing: the log is not for scrapes."""
 
-    class Server(ThreadingHTTPServer):
+    class MetricsServer(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - theirs
-            """Log what would be printed: somebody went away before the answer."""
+            """Log what the library would print: the client closed before the answer."""
             _log.debug("a scrape was not answered", exc_info=True)
 
-    server = Server(("", 0), Handler, bind_and_activate=False)
+    server = MetricsServer(("", 0), Handler, bind_and_activate=False)
     server.socket.close()
     server.socket = listening
     server.serve_forever()
 
 
-def exposition(directory: str) -> tuple[bytes, str]:
-    """Return what all children, living and dead, have counted: Prometheus' text and its type."""
+def render_metrics(directory: str) -> tuple[bytes, str]:
+    """Return the sums over all children, living and dead: Prometheus' text and its type."""
     from prometheus_client import (  # noqa: PLC0415 - an extra
         CollectorRegistry,
         exposition,
@@ -166,31 +169,31 @@ def exposition(directory: str) -> tuple[bytes, str]:
         multiprocess,
     )
 
-    bury(Path(directory))
+    merge_dead_files(Path(directory))
     registry = CollectorRegistry()
     made: Any = multiprocess.MultiProcessCollector
     made(registry, path=directory)
     return generate_latest(registry), exposition.CONTENT_TYPE_LATEST
 
 
-def bury(directory: Path) -> None:
+def merge_dead_files(directory: Path) -> None:
     """
-    Add the files of dead children up into one of each kind.
+    Add up the files of dead children into one of each kind.
 
-    What a child showed of itself while it lived (gauges) goes; what it counted
-    stays. Without this, a worker whose children are replaced often would read
-    more and more files.
+    Counters and histograms stay; gauges describe a living child and are deleted.
+    Without this, a worker whose children are replaced often would read more and
+    more files at each scrape.
     """
     for file in sorted(directory.glob("*.db")):
         kind, _, owner = file.stem.rpartition("_")
-        if owner == _PAST or _lives(int(owner)):
+        if owner == _PAST or _is_alive(int(owner)):
             continue
         if not kind.startswith("gauge"):
-            _add(file, directory / f"{kind}_{_PAST}.db")
+            _add_counts(file, directory / f"{kind}_{_PAST}.db")
         file.unlink()
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -200,7 +203,7 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _add(file: Path, past: Path) -> None:
+def _add_counts(file: Path, past: Path) -> None:
     from prometheus_client import mmap_dict  # noqa: PLC0415 - an extra
 
     made: Any = mmap_dict.MmapedDict

@@ -103,7 +103,7 @@ def test_text_says_it_behind_the_message() -> None:
 def test_a_line_about_a_task_that_ended_names_it() -> None:
     stream = written("json")
 
-    _log.info("over", extra=logs.about(TaskContext(Signature(name="add", uuid="task_2"))))
+    _log.info("over", extra=logs.log_extra(TaskContext(Signature(name="add", uuid="task_2"))))
 
     assert event(stream)["task_id"] == "task_2"
 

@@ -21,7 +21,7 @@ from prometheus_client import mmap_dict
 from machine.config import Config
 from machine.errors import BrokerUnavailable, ConfigError
 from machine.registry import Registry
-from machine.runtime.supervisor.metrics import Exporter, bury, exposition
+from machine.runtime.supervisor.metrics import Exporter, merge_dead_files, render_metrics
 from machine.sending.messages import MessageMaker
 from machine.telemetry import VERSION
 from machine.telemetry.metrics import DURATION_BUCKETS, HELP, OTHER, SentMetrics, TaskMetrics
@@ -173,8 +173,8 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     metrics = TaskMetrics(str(tmp_path), 4, "w")
-    metrics.begun("q", sent(1), NOW_NS)
-    metrics.over("q", "add", "success", 0.2)
+    metrics.count_start("q", sent(1), NOW_NS)
+    metrics.count_end("q", "add", "success", 0.2)
     yield tmp_path
     values.ValueClass.close_all_files()
 
@@ -188,7 +188,7 @@ def rename(directory: Path, pid: int) -> None:
 
 
 def samples(directory: Path) -> dict[str, float]:
-    text = exposition(str(directory))[0].decode()
+    text = render_metrics(str(directory))[0].decode()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
@@ -224,7 +224,7 @@ def test_the_dead_are_added_up_again_and_again(counted: Path) -> None:
         for file, content in copies.items():
             file.write_bytes(content)
         rename(counted, pid)
-        bury(counted)
+        merge_dead_files(counted)
 
     assert samples(counted)['machinery_tasks_total{queue="q",state="success",task="add"}'] == 2
     assert samples(counted)['machinery_task_duration_seconds_count{queue="q",task="add"}'] == 2
@@ -233,7 +233,7 @@ def test_the_dead_are_added_up_again_and_again(counted: Path) -> None:
 def test_a_file_of_the_living_is_left_alone(counted: Path) -> None:
     names = sorted(file.name for file in counted.glob("*.db"))
 
-    bury(counted)
+    merge_dead_files(counted)
 
     assert sorted(file.name for file in counted.glob("*.db")) == names
 

@@ -1,14 +1,13 @@
 """
-The one place that turns a Config into objects.
+Makes the objects that a `Config` describes.
 
-Everything else is given what it needs; only here are URL schemes, adapters and
-rooms on both sides of the queue seen together.
+All other modules are given what they need. Only this one knows which store a
+URL means, and both ends of the queue.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from machine.config import Config
-from machine.config.queues import read_queue_names, read_queue_weights
 from machine.config.redis_url import parse_address
 from machine.embedded import NoServer, shared_url
 from machine.errors import ConfigError
@@ -33,20 +31,19 @@ from machine.redis.lock import RedisLock
 from machine.redis.periodic import RedisTicker
 from machine.redis.roles import QueueSettings
 from machine.registry import Registry
-from machine.runtime.child.child import Ways
-from machine.runtime.child.instruments import Watch
+from machine.runtime.child.instruments import Instruments
 from machine.runtime.inline import InlineRunner
-from machine.runtime.settle import Terms
+from machine.runtime.settle import SettleRules, keeps_states
+from machine.runtime.supervisor.forking import WorkerFactories
 from machine.runtime.supervisor.scheduler import Scheduler, Write
 from machine.runtime.supervisor.timetable import TimetableInbox
-from machine.runtime.supervisor.worker import Live, Parts, Plan, Worker
+from machine.runtime.supervisor.worker import LiveReload, Worker, WorkerSettings
 from machine.sending.messages import MessageMaker
 from machine.sending.periodic import complete_entries
 from machine.sending.sending import SendInstrument
 from machine.server import Server
 from machine.telemetry.metrics import TaskMetrics
 from machine.telemetry.tracing import Tracing
-from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.signature import Signature
 
 #: Machinery's timeouts are 15 s; a server that answers at all answers sooner than this.
@@ -93,7 +90,7 @@ def server(
         queues,
         results,
         registry,
-        instruments=_instruments(config, instruments),
+        instruments=_send_instruments(config, instruments),
         stamps=bool(instruments),
     )
     made.worker_factory = lambda owner, name, concurrency: worker(
@@ -106,7 +103,7 @@ def server(
     return made
 
 
-def _instruments(config: Config, given: Sequence[SendInstrument]) -> list[SendInstrument]:
+def _send_instruments(config: Config, given: Sequence[SendInstrument]) -> list[SendInstrument]:
     return [*given, tracing(config)] if config.tracing else [*given]
 
 
@@ -129,12 +126,17 @@ def _eager_server(
         queues,
         results,
         registry,
-        instruments=_instruments(config, instruments),
+        instruments=_send_instruments(config, instruments),
         stamps=bool(instruments),
     )
-    watch = _watch(config, "", "")
     made.after_enqueue = InlineRunner(
-        queues, results, registry, terms(config), clock, lambda: queues.queues, watch
+        queues,
+        results,
+        registry,
+        SettleRules.of(config),
+        clock,
+        lambda: queues.queues,
+        _make_instruments(config, "", ""),
     ).run
     made.ticker = periodic()
     made.scheduler_factory = lambda owner: _scheduler_of(owner, periodic())
@@ -196,11 +198,6 @@ def _tls(config: Config) -> dict[str, Any]:
     return settings | {name: path for name, path in given.items() if path}
 
 
-def keeps_states(config: Config) -> bool:
-    """Say whether results are on the broker's own server, so that one script writes both."""
-    return config.backend_url == config.broker
-
-
 def broker(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) -> RedisBroker:
     """Return the broker; a worker's waits for an absent server in its own loops."""
     links = connections(config, config.broker, retry_s=retry_s)
@@ -222,7 +219,7 @@ def backend(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) 
 
 
 def ticker(config: Config, *, for_worker: bool = False) -> RedisTicker:
-    """Return the timetable's marks, on connections of their own."""
+    """Return the store of the timetable's watermarks, on connections of its own."""
     links = connections(config, config.broker, retry_s=0.0 if for_worker else 30.0)
     return RedisTicker(links, QueueSettings.of(config))
 
@@ -264,38 +261,15 @@ def _scheduler(
     on_sent: Callable[[], None] = lambda: None,
 ) -> Scheduler:
     return Scheduler(
-        *(marks, store, config.default_queue, entries, write),
+        marks,
+        store,
+        config.default_queue,
+        entries,
+        write,
         lock=lock(config),
         program=config.periodic_program,
         on_sent=on_sent,
         writes_ahead=config.interop_groups,
-    )
-
-
-def terms(config: Config) -> Terms:
-    """Return what settling needs to know."""
-    return Terms(
-        default_queue=config.default_queue,
-        keeps_states=config.broker == "eager" or keeps_states(config),
-        max_result_bytes=config.max_result_bytes,
-        max_message_bytes=config.max_message_bytes,
-        allowed_queues=frozenset(config.allowed_queues),
-        delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
-        shared_groups=config.interop_groups,
-    )
-
-
-def _ways(config: Config) -> Ways:
-    return Ways(
-        queues=read_queue_names(config.worker_queues),
-        weights=read_queue_weights(config.worker_queues),
-        slots=config.slot_count,
-        flush_s=config.worker_flush_ms / 1000,
-        block_s=config.worker_block_s,
-        max_message_bytes=config.max_message_bytes,
-        terms=terms(config),
-        max_tasks=config.worker_max_tasks,
-        max_memory_bytes=config.worker_max_memory_mb << 20,
     )
 
 
@@ -330,18 +304,21 @@ def worker(
         raise ConfigError("broker is 'eager': tasks run where they are sent; no worker is needed.")
     if queues:
         config = _fixed(config, queues=tuple(queues))
-    made = partial(_worker_parts, name=name, registry=registry)
+    make = partial(_worker_parts, name=name, registry=registry)
     is_live = config.reload is not None and config.worker_reload_s > 0
-    live = Live(config=config, made=made, on_change=on_change) if is_live else None
-    return Worker(*made(config), SystemClock(), live)
+    live = LiveReload(config=config, make=make, on_change=on_change) if is_live else None
+    factories, settings = make(config)
+    return Worker(factories, settings, SystemClock(), live)
 
 
-def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tuple[Parts, Plan]:
+def _worker_parts(
+    config: Config, *, name: str, registry: Registry | None
+) -> tuple[WorkerFactories, WorkerSettings]:
     def collect() -> Registry:
         found = Registry() if registry is None else registry
         if registry is None:
             found.collect(*config.tasks_modules)
-        # Tasks that send tasks do it over links of their own, which wait for an absent server.
+        # Tasks that send tasks do so over connections of their own, which wait for the server.
         server(config, found)
         return found
 
@@ -352,22 +329,10 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
         return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
 
     if config.tracing:
-        tracing(config)  # what it needs is missing now, or never
+        tracing(config)  # raises here, before any process is forked, if the library is missing
     maker = MessageMaker.of(config, Registry(), keeps_states=keeps_states(config))
-    plan = Plan(
-        name=name or config.worker_name or socket.gethostname(),
-        processes=config.process_count,
-        ways=_ways(config),
-        lease_s=config.worker_lease_s,
-        heartbeat_s=config.heartbeat_s,
-        promote_s=config.redis.delayed_tasks_poll_period / 1000,
-        shutdown_s=config.worker_shutdown_timeout_s,
-        handle_signals=not config.no_unix_signals,
-        health_file=config.worker_health_file,
-        metrics_host=config.worker_metrics_host,
-        metrics_port=config.worker_metrics_port,
-    )
-    parts = Parts(
+    settings = WorkerSettings.of(config, name)
+    factories = WorkerFactories(
         broker=lambda: broker(config, for_worker=True),
         backend=lambda: backend(config, for_worker=True),
         registry=collect,
@@ -375,16 +340,16 @@ def _worker_parts(config: Config, *, name: str, registry: Registry | None) -> tu
             found, MessageMaker.of(config, found, keeps_states=keeps_states(config))
         ),
         scheduler=schedule,
-        watch=partial(_watch, config, plan.name),
+        instruments=partial(_make_instruments, config, settings.name),
     )
-    return parts, plan
+    return factories, settings
 
 
-def _watch(config: Config, name: str, directory: str) -> Watch | None:
-    """Return what a child counts with, in this directory ("": not at all), and traces with."""
+def _make_instruments(config: Config, name: str, directory: str) -> Instruments | None:
+    """Return what counts tasks in a directory ("" = none) and traces them; ``None`` = neither."""
     if not directory and not config.tracing:
         return None
-    return Watch(
+    return Instruments(
         TaskMetrics(directory, config.slot_count, name) if directory else None,
         tracing(config) if config.tracing else None,
     )
@@ -397,7 +362,7 @@ def tracing(config: Config) -> Tracing:
 
 
 def ping(config: Config) -> None:
-    """Raise `BrokerUnavailable` at once, not after a patience, unless the server answers."""
+    """Raise `BrokerUnavailable` at once, without retries, unless the server answers."""
     made: Broker = broker(config)
     with contextlib.closing(made):
         made.ping()

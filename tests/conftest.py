@@ -26,6 +26,8 @@ from machine.redis.backend import RedisBackend
 from machine.redis.broker import RedisBroker
 from machine.redis.connections import Connections
 from machine.redis.roles import QueueSettings
+from machine.sending.messages import MessageRules
+from machine.wire.limits import DELAYED_DEFAULT
 
 T = TypeVar("T")
 
@@ -64,6 +66,18 @@ def sendable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(sendable, value))
     return value
+
+
+def message_rules(**changes: Any) -> MessageRules:
+    """Return the rules of the default settings, with some of them changed."""
+    config = Config()
+    rules = MessageRules(
+        default_queue=config.default_queue,
+        keeps_states=True,
+        max_message_bytes=config.max_message_bytes,
+        delayed_key=DELAYED_DEFAULT,
+    )
+    return replace(rules, **changes)
 
 
 @pytest.fixture(scope="session")

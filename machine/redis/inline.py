@@ -37,6 +37,7 @@ class InlineBroker(RedisBroker):
 
     @property
     def queues(self) -> Sequence[str]:
+        """See the class."""
         return tuple(self._names)
 
     def add_queues(self, names: Iterable[str]) -> None:

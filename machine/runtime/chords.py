@@ -1,9 +1,9 @@
 """
-Firing chords: whoever armed one fires it, and a sweep fires what they could not.
+Fires chords: sends a chord's callback once all of its members have ended.
 
-A worker may die between the last member's end and the callback. The chord
-stays armed in Redis then, and any supervisor's sweep fires it; the script
-lets exactly one of them.
+The worker whose move ends the last member arms the chord and fires it. If it
+dies in between, the chord stays armed in Redis, and a supervisor's sweep fires
+it. The script makes sure that only one of them sends the callback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from machine.ports.broker import Broker
 from machine.ports.clock import Clock
 from machine.ports.moves import ChordShot, Finish, Member, Message, Verdict
 from machine.runtime.loop import Loop
-from machine.runtime.settle import Terms, fallen, not_run
+from machine.runtime.settle import SettleRules, explain_not_run, fail_unrun
 from machine.sending.messages import MessageMaker
 from machine.wire.messages import decode_signature
 from machine.wire.signature import GroupMeta, Signature, TaskState
@@ -28,7 +28,7 @@ from machine.workflow.callbacks import choose_follow_ups, list_never_run, make_c
 _log = logging.getLogger("machine.worker")
 #: Chords that one sweep looks at.
 _BATCH = 100
-#: Chords shared with Go of which the member that keeps them waiting is remembered.
+#: Most chords shared with Go for which a member that has not ended is remembered.
 _MOST_WAITING = 1000
 
 
@@ -39,61 +39,62 @@ class Chords:
     Args:
         broker: The queues.
         backend: Where the members' states are.
-        terms: How callbacks are sent.
-        clock: Our clocks.
+        rules: The bounds and queues of callbacks.
+        clock: The times of new states.
     """
 
-    def __init__(self, broker: Broker, backend: Backend, terms: Terms, clock: Clock) -> None:
-        self._broker, self._backend, self._terms, self._clock = broker, backend, terms, clock
-        #: Group -> a member that had not ended at the last look: the first to look at next time.
+    def __init__(self, broker: Broker, backend: Backend, rules: SettleRules, clock: Clock) -> None:
+        self._broker, self._backend, self._rules, self._clock = broker, backend, rules, clock
+        #: Group -> a member that had not ended at the last look. It is read alone at the next one,
+        #: so that a large group is not read as a whole at each of its members' ends.
         self._waiting: dict[str, str] = {}
 
     def fire_armed(self, move: Finish) -> None:
-        """Fire what this move armed, one or more of its members' chords."""
+        """Fire the chords that a move armed: those of its members that are the last ones."""
         for member in move.members:
             self.fire(member)
 
     def fire(self, member: Member) -> None:
         """
-        Fire an armed chord, and any that is armed by its failure; one that is not is left alone.
+        Fire an armed chord, and those that its failure arms. Does nothing if it is not armed.
 
         Args:
-            member: Any member of it: says where the chord is, and its callback.
+            member: Any member of the chord; it names the queue and carries the callback.
         """
         todo = [member]
-        for one in todo:  # grows meanwhile: a failed callback may be the last member of another
+        for one in todo:  # grows: a callback that fails may be the last member of another chord
             todo += self._fire(one)
 
     def _fire(self, member: Member) -> Sequence[Member]:
-        """Fire one chord; return the places in others that its failure armed one of."""
-        shot = self._shot(member)
+        """Fire one chord; return the memberships through which its failure armed another one."""
+        shot = self._make_shot(member)
         if shot is None:
             return ()
         try:
-            return self._carry(shot)
-        except BrokerRefused as error:  # a queue is a key of another kind
+            return self._send(shot)
+        except BrokerRefused as error:  # a queue's key has another type
             if not shot.fallen:
-                shot = self._shot(member, str(error)) or shot
+                shot = self._make_shot(member, str(error)) or shot
         try:
-            return self._carry(shot)
+            return self._send(shot)
         except BrokerRefused as error:
             _log.error("callbacks of the chord of %s cannot be sent: %s", member.group_uuid, error)
-            return self._carry(shot._replace(messages=[]))
+            return self._send(shot._replace(messages=[]))
 
-    def _carry(self, shot: ChordShot) -> Sequence[Member]:
+    def _send(self, shot: ChordShot) -> Sequence[Member]:
         return shot.members if self._broker.fire_chord(shot) is Verdict.ARMED else ()
 
-    def _shot(self, member: Member, refusal: str = "") -> ChordShot | None:
+    def _make_shot(self, member: Member, refusal: str = "") -> ChordShot | None:
         """
-        Return what firing this chord does, or ``None`` while a member runs elsewhere.
+        Return the change of state that fires this chord; ``None`` while a member still runs.
 
         Args:
             member: See `fire`.
-            refusal: Why its callback cannot be sent; "" = it has not been tried.
+            refusal: Why the broker refused its callback; "" = it was not sent yet.
         """
         home, group = member.armed_in or member.home, member.group_uuid
         try:
-            callback = decode_signature(member.callback, delayed_key=self._terms.delayed_key)
+            callback = decode_signature(member.callback, delayed_key=self._rules.delayed_key)
         except WireError as error:
             _log.error("chord of %s cannot fire: %s", group, error)
             return ChordShot(home, group, [], b"")
@@ -105,7 +106,7 @@ class Chords:
             ready = Failed(f"group {group} cannot be read: {error}")
         triggered = b""
         if meta is not None:
-            states = self._states(meta)
+            states = self._read_states(meta)
             if not states:
                 return None
             ready = make_chord_callback(callback, states, meta.task_uuids)
@@ -115,15 +116,15 @@ class Chords:
             ready = Failed(f"the callback of {group} cannot be sent: {refusal}")
         if not isinstance(ready, Failed):
             try:
-                messages = self._messages([ready])
-                return ChordShot(home, group, messages, triggered, self._terms.shared_groups)
+                messages = self._make_messages([ready])
+                return ChordShot(home, group, messages, triggered, self._rules.shared_groups)
             except (SignatureError, BrokerRefused) as error:
                 ready = Failed(f"the callback of {group} cannot be sent: {error}")
-        return self._failed(callback, ready, (home, group, triggered))
+        return self._make_failed_shot(callback, ready, (home, group, triggered))
 
-    def _states(self, meta: GroupMeta) -> Sequence[TaskState | None]:
-        """Return the members' states; none while one that Go may run has not ended."""
-        if not self._terms.shared_groups:
+    def _read_states(self, meta: GroupMeta) -> Sequence[TaskState | None]:
+        """Return the members' states; none while a member of a shared group has not ended."""
+        if not self._rules.shared_groups:
             return self._backend.read(meta.task_uuids)
         last = self._waiting.get(meta.group_uuid)
         if last is not None and _is_open(self._backend.read([last])[0]):
@@ -138,36 +139,41 @@ class Chords:
         self._waiting.pop(meta.group_uuid, None)
         return states
 
-    def _messages(self, signatures: Sequence[Signature]) -> list[Message]:
+    def _make_messages(self, signatures: Sequence[Signature]) -> list[Message]:
         now_ns = self._clock.now_ns()
-        messages, states = MessageMaker(self._terms).make_follow_ups(signatures, now_ns)
+        messages, states = MessageMaker(self._rules).make_follow_ups(signatures, now_ns)
         for state in states:
             self._backend.record(state)
         return messages
 
-    def _failed(
+    def _make_failed_shot(
         self, callback: Signature, failed: Failed, chord: tuple[str, str, bytes]
     ) -> ChordShot:
-        """Return the shot for a callback that will never run; it sends its error callbacks."""
+        """Return the shot of a callback that will never run: it sends its error callbacks."""
         home, group, triggered = chord
-        terms, now_ns = self._terms, self._clock.now_ns()
-        reason = not_run(callback, failed.error)
-        states, members = fallen([callback], failed.error, home, terms, now_ns)
-        more_states, more_members = fallen(list_never_run(callback), reason, home, terms, now_ns)
+        rules, now_ns = self._rules, self._clock.now_ns()
+        reason = explain_not_run(callback, failed.error)
+        states, members = fail_unrun([callback], failed.error, home, rules, now_ns)
+        more_states, more_members = fail_unrun(
+            list_never_run(callback), reason, home, rules, now_ns
+        )
         states, members = states + more_states, members + more_members
         try:
-            messages = self._messages(choose_follow_ups(callback, failed))
+            messages = self._make_messages(choose_follow_ups(callback, failed))
         except (SignatureError, BrokerRefused) as error:
             _log.error("error callbacks of the chord of %s cannot be sent: %s", group, error)
             messages = []
-        if not terms.keeps_states:
+        if not rules.keeps_states:
             for state in states:
                 self._backend.record(state)
+        kept = states if rules.keeps_states else ()
         return ChordShot(
-            *(home, group, messages, triggered, terms.shared_groups),
-            fallen=[(state.task_uuid, encode_state(state)) for state in states]
-            if terms.keeps_states
-            else (),
+            home,
+            group,
+            messages,
+            triggered,
+            rules.shared_groups,
+            fallen=[(state.task_uuid, encode_state(state)) for state in kept],
             members=members,
         )
 
@@ -177,7 +183,15 @@ def _is_open(state: TaskState | None) -> bool:
 
 
 class ChordSweep(Loop):
-    """Fires chords whose last worker died before it could, or was not ours."""
+    """
+    Fires chords that stay armed: their last worker died before it could, or is not ours.
+
+    Args:
+        broker: Asked for armed chords.
+        chords: Fires them.
+        queues: Where to look.
+        period_s: Seconds between two looks.
+    """
 
     def __init__(
         self, broker: Broker, chords: Chords, queues: Sequence[str], period_s: float
@@ -185,12 +199,12 @@ class ChordSweep(Loop):
         super().__init__("chord sweep", period_s)
         self._broker, self._chords, self._queues = broker, chords, queues
         self._cursors = dict.fromkeys(queues, 0)
-        #: What the last pass over a queue's chords met, and what this one has met so far.
+        #: Queue -> the groups that the last complete scan found, and those of the present one.
         self._seen: dict[str, set[str]] = {queue: set() for queue in queues}
         self._met: dict[str, set[str]] = {queue: set() for queue in queues}
 
     def run_once(self, _now_s: float) -> None:
-        """Fire what was armed already at the last look: what is new has a worker that is at it."""
+        """Fire the chords that the last scan found too; a newer one is its own worker's to fire."""
         for queue in self._queues:
             self._cursors[queue], armed = self._broker.armed(queue, self._cursors[queue], _BATCH)
             for group, callback in armed:

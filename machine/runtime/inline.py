@@ -18,10 +18,10 @@ from machine.ports.moves import Claim, Finish, Move, Retry, Verdict
 from machine.registry import Registry
 from machine.runtime.child.admission import admit, split_expired
 from machine.runtime.child.executor import call_after_hooks
-from machine.runtime.child.instruments import Watch
+from machine.runtime.child.instruments import Instruments
 from machine.runtime.child.pool import InlinePool, Job
 from machine.runtime.chords import Chords
-from machine.runtime.settle import Terms, canceled, refused, settle
+from machine.runtime.settle import SettleRules, replace_refused, settle, settle_canceled
 
 _log = logging.getLogger("machine.worker")
 _WORKER_ID = "eager"
@@ -35,10 +35,10 @@ class InlineRunner:
         broker: The queues.
         backend: Where the members of chords have their states.
         registry: The tasks, and the hooks around them.
-        terms: How outcomes are settled.
+        rules: How outcomes are settled.
         clock: Says what time it is.
         queues: Returns the names of all queues.
-        watch: Counts and traces; ``None`` = neither.
+        instruments: Counts and traces; ``None`` = neither.
     """
 
     def __init__(
@@ -46,20 +46,15 @@ class InlineRunner:
         broker: Broker,
         backend: Backend,
         registry: Registry,
-        terms: Terms,
+        rules: SettleRules,
         clock: Clock,
         queues: Callable[[], Sequence[str]],
-        watch: Watch | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         self._broker, self._registry = broker, registry
-        self._chords = Chords(broker, backend, terms, clock)
-        self._clock, self._queues, self._watch = clock, queues, watch
-        self.terms, self.max_message_bytes = terms, terms.max_message_bytes
-
-    @property
-    def queues(self) -> Sequence[str]:
-        """Return every queue there is."""
-        return self._queues()
+        self._chords = Chords(broker, backend, rules, clock)
+        self._rules, self._clock, self._queues = rules, clock, queues
+        self._instruments = instruments
 
     @property
     def _hooks(self) -> Hooks:
@@ -72,7 +67,7 @@ class InlineRunner:
         Nothing runs while the hook `pre_consume` says no; the next call asks it again.
         """
         while True:
-            queues = self.queues
+            queues = self._queues()
             if not queues or (self._hooks.pre_consume and not self._hooks.pre_consume()):
                 return
             exchange = self._broker.exchange(_WORKER_ID, queues, [], 1)
@@ -87,13 +82,13 @@ class InlineRunner:
 
     def _run(self, claims: list[Claim]) -> None:
         now_ns = self._clock.now_ns()
-        jobs, moves = admit(claims, self._registry, self, now_ns)
+        jobs, moves = admit(claims, self._registry, self._rules, self._queues(), now_ns)
         jobs, expired = split_expired(jobs, now_ns)
         # Machinery leaves a task that nobody registered pending; put aside it would run for ever.
         moves = [move if isinstance(move, Finish) else Finish(claim=move.claim) for move in moves]
 
         def end(job: Job, outcome: Outcome) -> None:
-            settled = settle(job.claim, job.signature, outcome, self.terms, self._clock.now_ns())
+            settled = settle(job.claim, job.signature, outcome, self._rules, self._clock.now_ns())
             moves.append(settled.move)
 
         def end_run(job: Job, outcome: Outcome) -> None:
@@ -102,7 +97,7 @@ class InlineRunner:
 
         for job, failed in expired:
             end(job, failed)
-        pool = InlinePool(1, end_run, self._hooks.pre_task, self._watch)
+        pool = InlinePool(1, end_run, self._hooks.pre_task, self._instruments)
         pool.submit(jobs)
         pool.work(float("inf"))
         pool.close()
@@ -118,12 +113,12 @@ class InlineRunner:
             if verdict is Verdict.ARMED and isinstance(move, Finish):
                 self._chords.fire_armed(move)
             elif verdict is Verdict.CANCELED:
-                instead.append(canceled(move.claim, self.terms, now_ns).move)
+                instead.append(settle_canceled(move.claim, self._rules, now_ns).move)
             elif verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
                 _log.error(
                     "a task on '%s' cannot end as it should: its state's key, or the queue of its "
                     "next task, holds something else; it is buried",
                     move.claim.queue,
                 )
-                instead.append(refused(move, self.terms, now_ns))
+                instead.append(replace_refused(move, self._rules, now_ns))
         return instead

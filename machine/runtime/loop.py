@@ -1,8 +1,9 @@
 """
-The shape of everything that waits: a period, and a step that takes the time.
+Periodic duties in one thread.
 
-A `Loop` does one thing each ``period_s`` seconds. `Loops` runs several in one
-thread, in turn; an absent server makes a loop wait longer, never stop.
+A `Loop` does one thing every ``period_s`` seconds. `Loops` runs several of
+them by turns. While the server is away, a loop is tried again after longer and
+longer pauses; it never ends.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Loop(ABC):
 
     @abstractmethod
     def run_once(self, now_s: float) -> None:
-        """Do the duty once; ``now_s`` is monotonic seconds."""
+        """Do the duty once, without sleeping; ``now_s`` is monotonic seconds."""
 
 
 class Loops:
@@ -41,12 +42,13 @@ class Loops:
     Several loops in one thread. The first run of each is due at once.
 
     Args:
-        loops: What is to be done.
-        turned: Called after each run of one.
+        loops: Run in this order when several are due.
+        on_run: Called after each run: a loop may wait for Redis for seconds, and the
+            caller has duties in between.
     """
 
-    def __init__(self, loops: Sequence[Loop], *, turned: Callable[[], None] = lambda: None) -> None:
-        self._loops, self._turned = list(loops), turned
+    def __init__(self, loops: Sequence[Loop], *, on_run: Callable[[], None] = lambda: None) -> None:
+        self._loops, self._on_run = list(loops), on_run
         self._due_s = dict.fromkeys(range(len(self._loops)), float("-inf"))
         self._failures = dict.fromkeys(range(len(self._loops)), 0)
 
@@ -67,12 +69,12 @@ class Loops:
             except MachineError as error:
                 _log.error("%s: %s", loop.name, error)
                 self._due_s[i] = now_s + max(loop.period_s, 1.0)
-            except Exception:  # noqa: BLE001 - the other duties must outlive one's bug
+            except Exception:  # noqa: BLE001 - a bug in one duty must not end the others
                 _log.exception("%s failed", loop.name)
                 self._due_s[i] = now_s + max(loop.period_s, 1.0)
             else:
                 if self._failures[i]:
                     _log.info("%s goes on", loop.name)
                 self._failures[i] = 0
-            self._turned()
+            self._on_run()
         return min(self._due_s.values(), default=now_s + _MOST_PAUSE_S)

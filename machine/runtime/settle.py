@@ -1,21 +1,23 @@
 """
-Outcomes -> moves: state, follow-ups, chord member and acknowledgement as one step.
+Outcomes -> moves: a task's state, callbacks, chord membership and acknowledgement in one step.
 
-Pure: what is written, and whether the claim is still ours, is decided by the
-script that carries the move out.
+Pure. The script that carries a move out decides whether the claim is still
+ours; nothing here asks a store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
+from machine.config import Config
 from machine.errors import MachineError, SignatureError, WireError
-from machine.execution import Again as RetryOutcome
-from machine.execution import Failed, Outcome, Succeeded
+from machine.execution import Again, Failed, Outcome, Succeeded
 from machine.ports.moves import Claim, Finish, Member, Retry, Start
 from machine.sending.messages import MessageMaker, MessageRules
 from machine.wire.headers import attempt_of, inherit_headers
+from machine.wire.limits import DELAYED_DEFAULT
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Attempt, Progress, Signature, State, TaskState, copy_signature
 from machine.wire.states import (
@@ -31,30 +33,51 @@ from machine.workflow.callbacks import choose_follow_ups, list_never_run, make_r
 _NOT_RUN = "not run: "
 
 
+def keeps_states(config: Config) -> bool:
+    """Say whether results are on the broker's own server, so that one script writes both."""
+    return config.broker in ("eager", config.backend_url)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms(MessageRules):
+class SettleRules(MessageRules):
     """
-    What settling needs to know of the settings: those of messages, and two more.
+    The settings that decide what an outcome becomes: those of messages, and two more.
+
+    A message larger than ``max_message_bytes`` is buried when it is claimed.
 
     Attributes:
         max_result_bytes: A larger final state fails the task instead.
         shared_groups: Whether members of a group may run on Go workers too.
     """
 
-    max_result_bytes: int = 1_048_576
-    shared_groups: bool = False
+    max_result_bytes: int
+    shared_groups: bool
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Return the rules that the settings ask for."""
+        return cls(
+            default_queue=config.default_queue,
+            keeps_states=keeps_states(config),
+            max_result_bytes=config.max_result_bytes,
+            max_message_bytes=config.max_message_bytes,
+            allowed_queues=frozenset(config.allowed_queues),
+            delayed_key=config.redis.delayed_tasks_key or DELAYED_DEFAULT,
+            shared_groups=config.interop_groups,
+        )
 
 
 @dataclass(slots=True)
 class Settled:
     """
-    What an outcome calls for.
+    What an outcome becomes.
 
     Attributes:
         move: The one change of state.
         state: What the task's state becomes.
         unkept: States that the move does not carry, because they live in another
-            store: to be recorded there before the move is made.
+            store. Record them there before the move is made: a reader that sees
+            the move's effects then finds the states too.
     """
 
     move: Finish | Retry
@@ -63,88 +86,93 @@ class Settled:
 
 
 def settle(
-    claim: Claim, signature: Signature, outcome: Outcome, terms: Terms, now_ns: int
+    claim: Claim, signature: Signature, outcome: Outcome, rules: SettleRules, now_ns: int
 ) -> Settled:
     """
-    Return the one change of state that this outcome calls for. Never raises.
+    Return the one change of state for this outcome. Never raises.
+
+    A success that cannot be carried on (its result or a callback is too large,
+    a callback names a queue that is not allowed, a retry is too far away)
+    becomes a failure that says so.
 
     Args:
-        claim: What it ran under; the move shows it.
+        claim: The claim that the task ran under; the script refuses the move if it is lost.
         signature: The message that ran.
-        outcome: What it came to.
-        terms: See `Terms`.
+        outcome: What its run came to.
+        rules: See `SettleRules`.
         now_ns: Unix nanoseconds that retries count from.
-
-    What cannot be carried on (a result or callback too large, a callback to a
-    queue that is not allowed, a retry too far away) is a failure that says so.
     """
     try:
-        if isinstance(outcome, RetryOutcome):
-            return _again(claim, signature, outcome, terms, now_ns)
-        return _ended(claim, signature, outcome, terms, now_ns)
+        if isinstance(outcome, Again):
+            return _settle_retry(claim, signature, outcome, rules, now_ns)
+        return _settle_end(claim, signature, outcome, rules, now_ns)
     except MachineError as error:
         failed = Failed(str(error))
     try:
-        return _ended(claim, signature, failed, terms, now_ns)
+        return _settle_end(claim, signature, failed, rules, now_ns)
     except MachineError:  # its error callbacks cannot be sent either
-        lonely = signature.replace(on_error=[])
-        return _ended(claim, lonely, failed, terms, now_ns)
+        alone = signature.replace(on_error=[])
+        return _settle_end(claim, alone, failed, rules, now_ns)
 
 
-def _ended(
-    claim: Claim, signature: Signature, outcome: Succeeded | Failed, terms: Terms, now_ns: int
+def _settle_end(
+    claim: Claim,
+    signature: Signature,
+    outcome: Succeeded | Failed,
+    rules: SettleRules,
+    now_ns: int,
 ) -> Settled:
-    move, state = _finish(claim, signature, outcome, terms)
+    move, state = _make_finish(claim, signature, outcome, rules)
     settled = Settled(move, state)
     pending: list[TaskState] = []
     lost: list[TaskState] = []
     if isinstance(outcome, Failed) and signature.on_success:
-        lost = _let_fall(move, signature, outcome, terms, now_ns)
+        lost = _fail_callbacks(move, signature, outcome, rules, now_ns)
     if signature.on_success or signature.on_error:
         callbacks = choose_follow_ups(signature, outcome)
-        move.follow_ups, pending = MessageMaker(terms).make_follow_ups(callbacks, now_ns)
-    if not terms.keeps_states and signature.uuid:
+        move.follow_ups, pending = MessageMaker(rules).make_follow_ups(callbacks, now_ns)
+    if not rules.keeps_states and signature.uuid:
         settled.unkept = [*pending, *lost, state]
     return settled
 
 
-def _let_fall(
-    move: Finish, signature: Signature, failed: Failed, terms: Terms, now_ns: int
+def _fail_callbacks(
+    move: Finish, signature: Signature, failed: Failed, rules: SettleRules, now_ns: int
 ) -> list[TaskState]:
-    """Have a failure's move tell of the tasks that will never run; return their states."""
-    reason = not_run(signature, failed.error)
-    states, members = fallen(list_never_run(signature), reason, move.claim.queue, terms, now_ns)
+    """Add to a failure's move the failures of tasks that will never run; return their states."""
+    reason = explain_not_run(signature, failed.error)
+    states, members = fail_unrun(list_never_run(signature), reason, move.claim.queue, rules, now_ns)
     move.members = [*move.members, *members]
-    if terms.keeps_states:
+    if rules.keeps_states:
         move.fallen = [(state.task_uuid, encode_state(state)) for state in states]
     return states
 
 
-def not_run(signature: Signature, error: str) -> str:
-    """Return why what was to follow a failed task never runs; the first cause stays the one."""
+def explain_not_run(signature: Signature, error: str) -> str:
+    """Return why the tasks behind a failed one never run; down a chain, the first cause stays."""
     if error.startswith(_NOT_RUN):
         return error
     return f"{_NOT_RUN}{signature.name} {signature.uuid} failed: {error}"
 
 
-def fallen(
-    signatures: Sequence[Signature], reason: str, queue: str, terms: Terms, now_ns: int
+def fail_unrun(
+    signatures: Sequence[Signature], reason: str, queue: str, rules: SettleRules, now_ns: int
 ) -> tuple[list[TaskState], list[Member]]:
     """
-    Return what is to be recorded of tasks that will never run.
+    Return what to record of tasks that will never run.
 
     Args:
         signatures: The tasks.
-        reason: What their states say.
+        reason: The error in their states.
         queue: One that this worker consumes.
-        terms: See `Terms`.
+        rules: See `SettleRules`.
         now_ns: Unix nanoseconds, the states' creation time.
 
     Returns:
-        Their FAILURE states, and the places in chords that end with them.
+        Their FAILURE states, and their memberships in chords, which end with them.
     """
     states = [_failure(signature, reason, now_ns) for signature in signatures if signature.uuid]
-    members = [member_of(signature, queue, terms) for signature in signatures]
+    members = [member_of(signature, queue, rules) for signature in signatures]
     return states, [member for member in members if member is not None]
 
 
@@ -158,49 +186,50 @@ def _failure(signature: Signature, error: str, now_ns: int) -> TaskState:
     )
 
 
-def _finish(
-    claim: Claim, signature: Signature, outcome: Succeeded | Failed, terms: Terms
+def _make_finish(
+    claim: Claim, signature: Signature, outcome: Succeeded | Failed, rules: SettleRules
 ) -> tuple[Finish, TaskState]:
-    state, head = _final(signature, outcome, terms)
+    state, head = _final_state(signature, outcome, rules)
     move = Finish(claim=claim)
     if signature.chord_callback is not None:
-        member = member_of(signature, claim.queue, terms)
+        member = member_of(signature, claim.queue, rules)
         move.members = [member] if member is not None else []
-    if signature.uuid and terms.keeps_states:
+    if signature.uuid and rules.keeps_states:
         move.state_key, move.state = signature.uuid, head
     return move, state
 
 
-def canceled(claim: Claim, terms: Terms, now_ns: int) -> Settled:
-    """Return how a claim ends whose task was canceled while it ran, whatever it came to."""
-    signature = decode_signature(claim.payload, delayed_key=terms.delayed_key)
-    return settle(claim, signature, Failed(CANCELED), terms, now_ns)
+def settle_canceled(claim: Claim, rules: SettleRules, now_ns: int) -> Settled:
+    """Return how a claim ends whose task was canceled while it ran; its outcome is dropped."""
+    signature = decode_signature(claim.payload, delayed_key=rules.delayed_key)
+    return settle(claim, signature, Failed(CANCELED), rules, now_ns)
 
 
-def refused(move: Finish | Retry, terms: Terms, now_ns: int) -> Finish:
+def replace_refused(move: Finish | Retry, rules: SettleRules, now_ns: int) -> Finish:
     """
-    Return what to do instead of a move that was refused for a key that holds something else.
+    Return the move to make instead of one that was refused because a key has another type.
 
-    First its task fails and the message is buried; if that is refused too, the
-    state's own key is the one, and the message is buried alone.
+    The first replacement fails the task and buries its message. If that is
+    refused too, the state's own key is at fault, and the second one buries the
+    message without a state.
     """
     reason = "the key of its state, or the queue of its next task, holds something else"
-    burial = buried(move.claim, reason, now_ns)
+    burial = bury(move.claim, reason, now_ns)
     if isinstance(move, Finish) and move.letter is not None:
         return burial
     try:
-        signature = decode_signature(move.claim.payload, delayed_key=terms.delayed_key)
+        signature = decode_signature(move.claim.payload, delayed_key=rules.delayed_key)
     except WireError:
         return burial
-    failed, _ = _finish(move.claim, signature, Failed(reason), terms)
+    failed, _ = _make_finish(move.claim, signature, Failed(reason), rules)
     return replace(burial, state_key=failed.state_key, state=failed.state, members=failed.members)
 
 
-def started(
-    claim: Claim, signature: Signature, terms: Terms, progress: Progress | None = None
+def make_starts(
+    claim: Claim, signature: Signature, rules: SettleRules, progress: Progress | None = None
 ) -> list[Start]:
-    """Return the move that shows a task as running, if its state is kept beside the queue."""
-    if not terms.keeps_states or not signature.uuid:
+    """Return the move that shows a task as running; none if its state is in another store."""
+    if not rules.keeps_states or not signature.uuid:
         return []
     state = TaskState(
         task_uuid=signature.uuid,
@@ -211,8 +240,8 @@ def started(
     return [Start(claim=claim, state_key=signature.uuid, state=encode_state_head(state))]
 
 
-def _final(
-    signature: Signature, outcome: Succeeded | Failed, terms: Terms
+def _final_state(
+    signature: Signature, outcome: Succeeded | Failed, rules: SettleRules
 ) -> tuple[TaskState, bytes]:
     if isinstance(outcome, Succeeded):
         state = TaskState(
@@ -229,19 +258,19 @@ def _final(
             error=outcome.error,
         )
     head = encode_state_head(state)
-    if len(head) > terms.max_result_bytes:
+    if len(head) > rules.max_result_bytes:
         raise SignatureError(
             f"The result of task '{signature.name}' is too large: {len(head)} bytes, at most "
-            f"{terms.max_result_bytes} (max_result_bytes). Store it elsewhere and return its place."
+            f"{rules.max_result_bytes} (max_result_bytes). Store it elsewhere and return its place."
         )
     return state, head
 
 
-def _again(
-    claim: Claim, signature: Signature, outcome: RetryOutcome, terms: Terms, now_ns: int
+def _settle_retry(
+    claim: Claim, signature: Signature, outcome: Again, rules: SettleRules, now_ns: int
 ) -> Settled:
     again = make_retry(signature, outcome, now_ns)
-    # A wrong list would take it away from the worker that knows it: back to where it came from.
+    # Back to the queue it was claimed from: workers of another one may not know the task.
     again.routing_key = again.routing_key or claim.queue
     state = TaskState(
         task_uuid=signature.uuid,
@@ -251,7 +280,7 @@ def _again(
     )
     run = Attempt(attempt_of(signature), outcome.error, format_time(now_ns))
     due_ns = again.eta_ns if again.eta_ns is not None and again.eta_ns > now_ns else 0
-    kept = terms.keeps_states and signature.uuid != ""
+    kept = rules.keeps_states and signature.uuid != ""
     move = Retry(
         claim=claim,
         state_key=signature.uuid if kept else "",
@@ -266,34 +295,35 @@ def _again(
     return Settled(move, state, unkept)
 
 
-def member_of(signature: Signature, queue: str, terms: Terms) -> Member | None:
+def member_of(signature: Signature, queue: str, rules: SettleRules) -> Member | None:
     """
-    Return a task's place in its chord, or ``None`` where it has none.
+    Return a task's membership in its chord, or ``None`` if it is in no chord.
 
     Args:
         signature: The task.
-        queue: One that this worker consumes: somebody looks there if it dies.
-        terms: See `Terms`.
+        queue: One that this worker consumes. If it dies, a sweep of that queue fires the chord.
+        rules: See `SettleRules`.
     """
     callback = signature.chord_callback
     if callback is None or not signature.group_uuid or signature.group_task_count < 1:
         return None
-    # What Go workers share is not counted, so that it needs no place in common.
+    # A group that Go workers share has no counter, because Go would not count it down. So the
+    # chord may be armed on whatever queue its last member ran.
     callback = copy_signature(callback)
     inherit_headers(signature, callback)
-    home = queue if terms.shared_groups else callback.routing_key or terms.default_queue
+    home = queue if rules.shared_groups else callback.routing_key or rules.default_queue
     return Member(
         home,
         signature.group_uuid,
         signature.uuid,
-        0 if terms.shared_groups else signature.group_task_count,
+        0 if rules.shared_groups else signature.group_task_count,
         encode_signature(callback),
         queue,
     )
 
 
-def buried(claim: Claim, reason: str, now_ns: int) -> Finish:
-    """Return the move that ends a claim as a dead letter, named after the claim."""
+def bury(claim: Claim, reason: str, now_ns: int) -> Finish:
+    """Return the move that ends a claim as a dead letter; the letter's id is the claim's."""
     envelope = encode_letter(
         reason=reason,
         payload=claim.payload,

@@ -1,8 +1,8 @@
 """
-Waiting on several things at once: wake-ups of the queues, jobs that ended, signals.
+Lets one thread sleep until a queue has work, a job has ended, or a signal came.
 
-One pipe to write to from any thread or signal handler, and one poll on it and
-on whatever sockets the broker's waker listens on.
+The self-pipe trick: any thread or signal handler writes into a pipe, and the
+sleeper polls that pipe together with the sockets of the broker's waker.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from machine.ports.broker import Waker
 
 
-class Doorbell:
+class Wakeup:
     """
-    Lets one thread sleep until something is to be done.
+    One thread's sleep, which others can end.
 
     Args:
         make_waker: Makes the broker's waker when it is first needed.
@@ -31,32 +31,38 @@ class Doorbell:
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
 
-    def ring(self) -> None:
-        """End the sleep that is under way, or the next one. Safe in a signal handler."""
+    def wake(self) -> None:
+        """End the present sleep, or the next one. Safe in a signal handler."""
         self._sleeping = False
-        if self._closed:  # its number may be another file by now
+        if self._closed:  # another file may have the descriptor's number by now
             return
-        # Enough rings may be in the pipe already, or nobody left to hear.
+        # The pipe may be full, which wakes the sleeper just as well.
         with contextlib.suppress(OSError):
             os.write(self._out, b"\0")
 
-    def ring_if_asleep(self) -> None:
-        """Ring if anybody sleeps: one comparison for each task that ends under load."""
+    def wake_if_asleep(self) -> None:
+        """
+        Wake the thread if it sleeps.
+
+        Called for each task that ends: under load nobody sleeps, and this costs one
+        comparison and no system call.
+        """
         if self._sleeping:
-            self.ring()
+            self.wake()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for so long, or until a ring."""
+        """Sleep for so long, or until `wake`."""
         self._poll([self._in], seconds)
 
-    def listen(self, seconds: float, *, arm: bool, unless: Callable[[], bool]) -> bool:
+    def wait(self, seconds: float, *, arm: bool, unless: Callable[[], bool]) -> bool:
         """
-        Sleep until a ring, a queue's wake-up, or the time.
+        Sleep until `wake`, a queue's wake-up, or the time.
 
         Args:
             seconds: How long at most.
             arm: Whether to ask the queues to wake us.
-            unless: Asked once when rings are heard: true means do not sleep after all.
+            unless: Called once `wake` takes effect, so that nothing is missed in
+                between; if it returns true, there is no sleep.
 
         Returns:
             Whether a queue woke us.
@@ -70,13 +76,12 @@ class Doorbell:
         self._sleeping = False
         return self._waker is not None and self._waker.collect()
 
-    def give_back(self) -> None:
-        """Hand what woke us to another worker."""
+    def pass_on(self) -> None:
+        """Pass the wake-up of a queue on to another worker: we have no room for its work."""
         if self._waker is not None:
             self._waker.give_back()
 
     def close(self) -> None:
-        """Close the waker and the pipe."""
         if self._waker is not None:
             self._waker.close()
         if not self._closed:

@@ -55,11 +55,11 @@ class MessageRules:
         delayed_key: Name of the delayed set, which no id may have.
     """
 
-    default_queue: str = "machinery_tasks"
-    keeps_states: bool = True
-    max_message_bytes: int = 1_048_576
+    default_queue: str
+    keeps_states: bool
+    max_message_bytes: int
     allowed_queues: frozenset[str] = frozenset()
-    delayed_key: str = DELAYED_DEFAULT
+    delayed_key: str
 
 
 class MessageMaker:

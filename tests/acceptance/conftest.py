@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from machine.config import Config, RedisConfig
 from machine.ports.clock import SystemClock
 from machine.registry import Registry
 from machine.registry.task import Task, task
-from machine.runtime.child.child import Child, Ways
+from machine.runtime.child.child import Child, ChildSettings
 from machine.runtime.supervisor.promoter import Promoter
 
 PATIENCE_S = 10.0
@@ -41,13 +42,13 @@ class Bench:
         return self.server.register_task(name, task(name=name)(fn))
 
     @contextmanager
-    def worker(self, *queues: str, **ways: Any) -> Iterator[Child]:
+    def worker(self, *queues: str, **changes: Any) -> Iterator[Child]:
         """Run a worker's loop in a thread; stop it at the end, and see that it stops."""
         broker = build.broker(self.config, for_worker=True)
         backend = build.backend(self.config, for_worker=True)
-        ways = {"block_s": self.config.worker_block_s, "terms": build.terms(self.config)} | ways
-        its_ways = Ways(queues=queues or (self.queue,), **ways)
-        child = Child(broker, backend, self.registry, its_ways, SystemClock())
+        changes["queues"] = queues or (self.queue,)
+        settings = replace(ChildSettings.of(self.config), **changes)
+        child = Child(broker, backend, self.registry, settings, SystemClock())
         thread = threading.Thread(target=child.run, daemon=True)
         thread.start()
         try:

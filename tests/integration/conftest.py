@@ -25,7 +25,7 @@ from machine.ports.clock import SystemClock
 from machine.redis import keys
 from machine.registry import Registry
 from machine.registry.task import Task, task
-from machine.runtime.child.child import Child, Ways
+from machine.runtime.child.child import Child, ChildSettings
 from machine.runtime.child.session import new_worker_id
 from machine.runtime.chords import Chords, ChordSweep
 from machine.runtime.supervisor.promoter import Promoter
@@ -50,11 +50,11 @@ class Yard:
         self.registry = Registry()
         self.server: Server = build.server(config, self.registry)
         self.clock = SystemClock()
-        self.children: dict[Child, Ways] = {}
+        self.children: dict[Child, ChildSettings] = {}
         worker = build.worker(config, registry=self.registry)
-        self._parts, self._plan = worker._parts, worker._plan
-        self.broker = self._parts.broker()
-        self.backend = self._parts.backend()
+        self._factories, self._settings = worker._factories, worker._settings
+        self.broker = self._factories.broker()
+        self.backend = self._factories.backend()
         self._open: list[Any] = [self.broker, self.backend]
 
     # -- making ----------------------------------------------------------------------------
@@ -63,20 +63,22 @@ class Yard:
         made = task(**options)(fn)
         return self.server.register_task(made.name, made)
 
-    def child(self, config: Config | None = None, **ways: Any) -> Child:
+    def child(self, config: Config | None = None, **changes: Any) -> Child:
         """Return a child that is registered and has claimed nothing."""
-        made = self.new_child(config, **ways)
+        made = self.new_child(config, **changes)
         made.start()
         return made
 
-    def new_child(self, config: Config | None = None, **ways: Any) -> Child:
+    def new_child(self, config: Config | None = None, **changes: Any) -> Child:
         """Return a child that is not registered yet: its own `run` does that."""
-        parts = build.worker(config, registry=self.registry)._parts if config else self._parts
-        broker, backend = parts.broker(), parts.backend()
+        factories = self._factories
+        if config:
+            factories = build.worker(config, registry=self.registry)._factories
+        broker, backend = factories.broker(), factories.backend()
         self._open += (broker, backend)
-        its_ways = replace(self._plan.ways, **ways)
-        made = Child(broker, backend, self.registry, its_ways, self.clock)
-        self.children[made] = its_ways
+        settings = replace(self._settings.child, **changes)
+        made = Child(broker, backend, self.registry, settings, self.clock)
+        self.children[made] = settings
         return made
 
     def leave(self, child: Child) -> None:
@@ -99,15 +101,20 @@ class Yard:
 
     def chords(self) -> Chords:
         """Return what fires armed chords."""
-        return Chords(self.broker, self.backend, self._plan.ways.terms, self.clock)
+        return Chords(self.broker, self.backend, self._settings.child.rules, self.clock)
 
     def reaper(self, own_id: str = "") -> Reaper:
         """Return the duty that takes from the dead; its heir is on the roster."""
         own_id = own_id or new_worker_id()
         self.broker.register(own_id, [self.queue])
         return Reaper(
-            *(self.broker, self.backend, self._plan.ways.terms, self.clock, self.chords()),
-            *([self.queue], own_id),
+            self.broker,
+            self.backend,
+            self._settings.child.rules,
+            self.clock,
+            self.chords(),
+            [self.queue],
+            own_id,
             lease_s=LEASE_S,
             heartbeat_s=HEARTBEAT_S,
         )
@@ -129,11 +136,11 @@ class Yard:
 
     def turn(self, child: Child) -> bool:
         """Let a child do one turn; say whether there is more to do."""
-        ways = self.children[child]
-        child.run_once(0 if ways.slots == 1 else 0.01)
+        settings = self.children[child]
+        child.run_once(0 if settings.slots == 1 else 0.01)
         return any(
             self.raw.exists(queue, keys.hop(queue), keys.held(queue, child.worker_id))
-            for queue in ways.queues
+            for queue in settings.queues
         )
 
     def run(self) -> None:

@@ -472,8 +472,8 @@ def test_without_entries_no_connection_is_made() -> None:
 def test_while_the_server_is_away_a_scheduler_says_so_and_tries_again() -> None:
     config = Config(broker="redis://127.0.0.1:1/0")
     inbox = TimetableInbox()
-    parts = build.worker(config, registry=Registry())._parts
-    scheduler = parts.scheduler(parts.backend(), inbox)
+    factories = build.worker(config, registry=Registry())._factories
+    scheduler = factories.scheduler(factories.backend(), inbox)
     send_timetable(inbox.open(), [Entry.of("task", "@every 60s", "n", [sig("note")])])
 
     for now_s in (0.0, 1.0):

@@ -1,22 +1,22 @@
 """
-Claims -> jobs to run, or moves that end them at once. Pure.
+Claims -> jobs to run, or moves that end the claims at once. Pure.
 
-Here untrusted bytes become signatures. What cannot be run here is buried,
-parked or dropped; what was in a dead worker's hands is kept apart.
+Untrusted bytes become signatures here. A message that cannot be read is buried.
+One whose task is not registered here is parked for another worker, or dropped
+where its sender asked for that.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 from machine.errors import WireError
 from machine.execution import Failed
 from machine.ports.moves import Claim, Finish, Move, Park
 from machine.registry import Registry
 from machine.runtime.child.pool import Job
-from machine.runtime.settle import Terms, buried
+from machine.runtime.settle import SettleRules, bury
 from machine.wire.headers import describe_lateness
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Signature
@@ -24,38 +24,32 @@ from machine.wire.signature import Signature
 _log = logging.getLogger("machine.worker")
 
 
-class Rules(Protocol):
-    """What intake needs to know; a child's `Ways` are such rules."""
-
-    @property
-    def queues(self) -> Sequence[str]:
-        """Queues whose names no id may have."""
-        ...
-
-    @property
-    def max_message_bytes(self) -> int:
-        """Larger messages are buried."""
-        ...
-
-    @property
-    def terms(self) -> Terms:
-        """How outcomes are settled."""
-        ...
-
-
 def admit(
-    claims: Sequence[Claim], registry: Registry, rules: Rules, now_ns: int
+    claims: Sequence[Claim],
+    registry: Registry,
+    rules: SettleRules,
+    queues: Sequence[str],
+    now_ns: int,
 ) -> tuple[list[Job], list[Move]]:
-    """Return the jobs among these claims, and the moves that end the others."""
+    """
+    Return the jobs among these claims, and the moves that end the others.
+
+    Args:
+        claims: What was claimed, oldest first.
+        registry: The tasks that can run here.
+        rules: The bound of a message, and names that no id may have.
+        queues: What this worker consumes; no id may have their names either.
+        now_ns: Unix nanoseconds, the time on dead letters.
+    """
     jobs: list[Job] = []
     moves: list[Move] = []
-    queues = {rules.terms.default_queue, *rules.queues, *rules.terms.allowed_queues}
+    names = {rules.default_queue, *queues, *rules.allowed_queues}
     for claim in claims:
         try:
-            signature = _read(claim, rules, queues)
+            signature = _read_message(claim, rules, names)
         except WireError as error:
             _log.error("a message on '%s' is buried: %s", claim.queue, error)
-            moves.append(buried(claim, str(error), now_ns))
+            moves.append(bury(claim, str(error), now_ns))
             continue
         if signature.name in registry:
             jobs.append(Job(claim, signature, registry.get(signature.name)))
@@ -70,14 +64,14 @@ def admit(
 
 def split_expired(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tuple[Job, Failed]]]:
     """
-    Part the jobs that may still start from those whose time has passed.
+    Separate the jobs that may still start from those that expired while they waited.
 
     Args:
-        jobs: Read and known here; not started.
+        jobs: Read, and known here; none has started.
         now_ns: Unix nanoseconds.
 
     Returns:
-        The jobs to run; and the others, each with what it ends as.
+        The jobs to run; and the expired ones, each with the outcome to settle it with.
     """
     in_time: list[Job] = []
     too_late: list[tuple[Job, Failed]] = []
@@ -90,7 +84,7 @@ def split_expired(jobs: Sequence[Job], now_ns: int) -> tuple[list[Job], list[tup
     return in_time, too_late
 
 
-def _read(claim: Claim, rules: Rules, queues: Collection[str]) -> Signature:
+def _read_message(claim: Claim, rules: SettleRules, queues: Collection[str]) -> Signature:
     """
     Decode a claim's message.
 
@@ -98,9 +92,10 @@ def _read(claim: Claim, rules: Rules, queues: Collection[str]) -> Signature:
         WireError: It is not a message, or it would write its state over a queue.
     """
     signature = decode_signature(
-        claim.payload, most_bytes=rules.max_message_bytes, delayed_key=rules.terms.delayed_key
+        claim.payload, most_bytes=rules.max_message_bytes, delayed_key=rules.delayed_key
     )
-    # An empty queue has no key, so its name looks free: a state written there ends the queue.
+    # An empty list has no key in Redis, so the name of an empty queue looks free. A state that is
+    # written there would make the key a string, and nothing could be queued any more.
     todo = [signature]
     for one in todo:
         if one.uuid and (one.uuid in (claim.queue, one.routing_key) or one.uuid in queues):
@@ -112,12 +107,12 @@ def _read(claim: Claim, rules: Rules, queues: Collection[str]) -> Signature:
     return signature
 
 
-def kept_together(claims: Sequence[Claim], *, idle: bool) -> tuple[int, bool]:
+def count_to_keep(claims: Sequence[Claim], *, idle: bool) -> tuple[int, bool]:
     """
-    Say how many of these claims may run side by side.
+    Decide how many of these claims may run side by side.
 
-    A message that was in a dead worker's hands runs with nothing beside it, so
-    that another death convicts it and not its neighbours.
+    A message whose worker died runs with nothing beside it. If the next worker
+    dies too, that message alone gets the blame, not the tasks that ran with it.
 
     Args:
         claims: What was claimed, oldest first.

@@ -1,7 +1,8 @@
 """
-What a child does around each task where it is counted or traced.
+Counts and traces a child's tasks.
 
-Where it is neither, there is no `Watch`, and a task costs one question more.
+A worker without metrics and traces makes no `Instruments`; the price is one
+comparison for each task.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from machine.execution import Again, Failed, Outcome, Succeeded
 from machine.ports.moves import Claim, Finish, Move
-from machine.runtime.child.executor import Before, aexecute, execute
+from machine.runtime.child.executor import PreTask, aexecute, execute
 from machine.runtime.child.pool import Job
 from machine.telemetry.metrics import UNKNOWN, TaskMetrics
 from machine.telemetry.tracing import TracedRun, Tracing
@@ -22,9 +23,12 @@ from machine.wire.states import CANCELED
 _log = logging.getLogger("machine.worker")
 
 
-class Watch:
+class Instruments:
     """
-    Looks on while tasks run. Never raises.
+    Counts and traces tasks around their runs.
+
+    Nothing here raises: a full disk or an error of an SDK is logged, and the task
+    runs all the same.
 
     Args:
         metrics: Counts; ``None`` = nothing is counted.
@@ -34,17 +38,17 @@ class Watch:
     def __init__(self, metrics: TaskMetrics | None, tracing: Tracing | None) -> None:
         self._metrics, self._tracing = metrics, tracing
 
-    def run(self, job: Job, before: Before) -> Outcome:
-        """Run a synchronous job as `executor.execute` does, and look on."""
+    def run(self, job: Job, pre_task: PreTask) -> Outcome:
+        """Run a synchronous job as `executor.execute` does, counted and traced."""
         traced = self._begin(job)
-        outcome = execute(job.task, job.context, before)
+        outcome = execute(job.task, job.context, pre_task)
         self._end(job, traced, outcome)
         return outcome
 
-    async def arun(self, job: Job, before: Before) -> Outcome:
-        """Run an ``async def`` job as `executor.aexecute` does, and look on."""
+    async def arun(self, job: Job, pre_task: PreTask) -> Outcome:
+        """Run an ``async def`` job as `executor.aexecute` does, counted and traced."""
         traced = self._begin(job)
-        outcome = await aexecute(job.task, job.context, before)
+        outcome = await aexecute(job.task, job.context, pre_task)
         self._end(job, traced, outcome)
         return outcome
 
@@ -54,7 +58,7 @@ class Watch:
                 self._metrics.count_start(job.claim.queue, job.signature, time.time_ns())
             if self._tracing is not None:
                 return self._tracing.begin(job.context, job.claim.queue)
-        except Exception:  # noqa: BLE001 - a full disk, or an SDK of yours: the task runs anyway
+        except Exception:  # noqa: BLE001 - see the class
             _log.exception("task %s cannot be watched", job.signature.uuid)
         return None
 
@@ -63,50 +67,51 @@ class Watch:
             return
         try:
             job.signature = self._tracing.end(traced, job.context, outcome)
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - see the class
             _log.exception("the trace of task %s is not complete", job.signature.uuid)
 
-    def over(self, job: Job, outcome: Outcome, took_s: float, *, failed: bool) -> None:
+    def count_end(self, job: Job, outcome: Outcome, took_s: float, *, failed: bool) -> None:
         """
         Count a run that is settled.
 
         Args:
             job: What ran.
-            outcome: What it came to.
+            outcome: Its outcome.
             took_s: Seconds it took.
-            failed: Whether its state is FAILURE: a result may not be storable.
+            failed: Whether its state is FAILURE, also after a success whose result
+                could not be stored.
         """
         if self._metrics is None:
             return
         state = "failure" if failed and isinstance(outcome, Succeeded) else _state(outcome)
         try:
             self._metrics.count_end(job.claim.queue, job.signature.name, state, took_s)
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - see the class
             _log.exception("task %s is not counted", job.signature.uuid)
 
-    def unstarted(self, claim: Claim, signature: Signature, failed: Failed) -> None:
-        """Count a task that is known here and ended before it ran: canceled, or too late."""
+    def count_unstarted(self, claim: Claim, signature: Signature, failed: Failed) -> None:
+        """Count a task that is registered here and did not run: it was canceled, or expired."""
         if self._metrics is not None:
             self._metrics.count_unstarted(claim.queue, signature.name, _state(failed))
 
-    def buried(self, moves: Sequence[Move]) -> None:
-        """Count the messages among these that could not be read."""
+    def count_buried(self, moves: Sequence[Move]) -> None:
+        """Count the messages that these moves bury because they cannot be read."""
         if self._metrics is not None:
             for move in moves:
                 if isinstance(move, Finish) and move.letter is not None:
                     self._metrics.count_unstarted(move.claim.queue, UNKNOWN, "failure")
 
-    def redis_error(self, operation: str) -> None:
+    def count_redis_error(self, operation: str) -> None:
         """Count an operation that Redis did not answer."""
         if self._metrics is not None:
             self._metrics.count_redis_error(operation)
 
     def close(self) -> None:
-        """Have spans exported; the process ends next."""
+        """Export the last spans: the process ends without the SDK's exit hooks."""
         try:
             if self._tracing is not None:
                 self._tracing.flush()
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - see the class
             _log.exception("the last spans may not be exported")
 
 

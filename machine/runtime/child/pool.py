@@ -1,10 +1,10 @@
 """
-How a child runs tasks: on its main thread, in threads, or on an event loop.
+Pools that run a child's tasks: on its main thread, in threads, or on an event loop.
 
-A pool takes jobs and calls ``done(job, outcome)`` for each, on whatever thread
-it ran. It neither claims nor settles. There are three because each wins
-somewhere: inline costs nothing, threads overlap blocking tasks, and one loop
-holds thousands of waiting ``async def`` tasks.
+A pool takes jobs and calls ``done(job, outcome)`` for each on the thread that
+ran it. It neither claims nor settles. Each kind has its use: the main thread
+costs no hand-over, threads overlap tasks that block, and one event loop holds
+thousands of ``async def`` tasks that wait.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from machine.execution import Outcome, TaskContext
 from machine.ports.moves import Claim
 from machine.registry.task import Task
-from machine.runtime.child.executor import Before, aexecute, execute
+from machine.runtime.child.executor import PreTask, aexecute, execute
 from machine.wire.signature import Progress, Signature
 
 
@@ -30,16 +30,28 @@ class Job:
     One claimed task.
 
     Attributes:
-        context: What the task may know of this run, and say about it.
+        claim: The claim it runs under.
+        signature: The message to settle. Tracing replaces it after the run by a copy
+            with the run's trace in its headers.
+        task: The registered task.
+        context: What `current_task` returns in this run.
         started_s: When it began, on `perf_counter`; 0.0 while it has not.
-        shown: Whether its STARTED state has been asked for.
-        shown_s: When it was, on `perf_counter`.
-        interrupt: Interrupts an ``async def`` task that runs; ``None`` where nothing can.
+        shown: Whether its STARTED state was sent.
+        shown_s: When that was, on `perf_counter`.
+        shown_progress: The progress that was sent with it.
+        interrupt: Interrupts a running ``async def`` task; ``None`` where nothing can.
     """
 
     __slots__ = (
-        *("claim", "context", "interrupt", "shown", "shown_progress", "shown_s", "signature"),
-        *("started_s", "task"),
+        "claim",
+        "context",
+        "interrupt",
+        "shown",
+        "shown_progress",
+        "shown_s",
+        "signature",
+        "started_s",
+        "task",
     )
 
     def __init__(self, claim: Claim, signature: Signature, task: Task[..., Any]) -> None:
@@ -53,44 +65,44 @@ class Job:
         self.interrupt: Callable[[], object] | None = None
 
     def cancel(self) -> None:
-        """Tell the task that it was canceled; interrupt it where that can be done."""
+        """Tell the task that it was canceled, and interrupt it where that is possible."""
         self.context.canceled = True
         if self.interrupt is not None:
             self.interrupt()
 
-    def run(self, before: Before, watch: Watching | None) -> Outcome:
+    def run(self, pre_task: PreTask, runner: JobRunner | None) -> Outcome:
         """Run a synchronous task on this thread."""
-        if watch is not None:
-            return watch.run(self, before)
-        return execute(self.task, self.context, before)
+        if runner is not None:
+            return runner.run(self, pre_task)
+        return execute(self.task, self.context, pre_task)
 
-    async def run_async(self, before: Before, watch: Watching | None) -> Outcome:
+    async def run_async(self, pre_task: PreTask, runner: JobRunner | None) -> Outcome:
         """Run an ``async def`` task on the running loop, so that `cancel` can interrupt it."""
         current = asyncio.current_task()
         if current is not None:
             stop = current.get_loop().call_soon_threadsafe
             self.interrupt = partial(stop, current.cancel)
         try:
-            if watch is not None:
-                return await watch.arun(self, before)
-            return await aexecute(self.task, self.context, before)
+            if runner is not None:
+                return await runner.arun(self, pre_task)
+            return await aexecute(self.task, self.context, pre_task)
         finally:
             self.interrupt = None
 
 
-class Watching(Protocol):
-    """Runs jobs as `executor` does, and looks on."""
+class JobRunner(Protocol):
+    """Runs jobs as `executor` does, and measures them."""
 
-    def run(self, job: Job, before: Before) -> Outcome:
+    def run(self, job: Job, pre_task: PreTask) -> Outcome:
         """Run a synchronous job."""
         ...
 
-    async def arun(self, job: Job, before: Before) -> Outcome:
+    async def arun(self, job: Job, pre_task: PreTask) -> Outcome:
         """Run an ``async def`` job."""
         ...
 
 
-#: Told of each job that ended.
+#: Called for each job that ended.
 Done = Callable[[Job, Outcome], None]
 
 
@@ -102,11 +114,15 @@ class Pool(Protocol):
         ...
 
     def work(self, budget_s: float) -> None:
-        """Run jobs on this thread until none is left or the time is used up; threads need none."""
+        """
+        Run jobs on this thread until none is left or the time is used up, at least one.
+
+        Returns at once in a pool that has threads of its own.
+        """
         ...
 
     def take_back(self) -> list[Job]:
-        """Return the jobs that have not started, oldest first; they will not run here."""
+        """Remove and return the jobs that have not started, oldest first."""
         ...
 
     def running(self) -> list[Job]:
@@ -119,22 +135,24 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """Runs one job after the other on the thread that calls `work`; async ones on its own loop."""
+    """
+    Runs one job after the other on the thread that calls `work`.
+
+    ``async def`` jobs run there too, each until it ends, on an event loop.
+    """
 
     def __init__(
-        self, _slots: int, done: Done, before: Before = None, watch: Watching | None = None
+        self, _slots: int, done: Done, pre_task: PreTask = None, runner: JobRunner | None = None
     ) -> None:
-        self._done, self._before, self._watch = done, before, watch
+        self._done, self._pre_task, self._runner = done, pre_task, runner
         self._waiting: deque[Job] = deque()
         self._current: Job | None = None
-        self._runner: asyncio.Runner | None = None
+        self._async_runner: asyncio.Runner | None = None
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Take jobs to run, in order."""
         self._waiting.extend(jobs)
 
     def work(self, budget_s: float) -> None:
-        """Run jobs until none is left or the time is used up; at least one."""
         started_s = now_s = perf_counter()
         while now_s - started_s < budget_s:
             try:
@@ -144,58 +162,54 @@ class InlinePool:
             job.started_s = now_s
             self._current = job
             if job.task.is_async:
-                outcome = self._loop().run(job.run_async(self._before, self._watch))
+                outcome = self._event_loop().run(job.run_async(self._pre_task, self._runner))
             else:
-                outcome = job.run(self._before, self._watch)
+                outcome = job.run(self._pre_task, self._runner)
             self._current = None
             self._done(job, outcome)
             now_s = perf_counter()
 
-    def _loop(self) -> asyncio.Runner:
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        return self._runner
+    def _event_loop(self) -> asyncio.Runner:
+        if self._async_runner is None:
+            self._async_runner = asyncio.Runner()
+        return self._async_runner
 
     def take_back(self) -> list[Job]:
-        """Return the jobs that have not started, oldest first."""
         jobs: deque[Job] = deque()
         while self._waiting:
             try:
                 jobs.appendleft(self._waiting.pop())
-            except IndexError:  # the main thread took the last one meanwhile
+            except IndexError:  # another thread calls this: the main one took the last job
                 break
         return list(jobs)
 
     def running(self) -> list[Job]:
-        """Return the job that runs now, if one does."""
         job = self._current
         return [job] if job is not None else []
 
     def close(self) -> None:
-        """Close the event loop."""
-        if self._runner is not None:
-            self._runner.close()
+        if self._async_runner is not None:
+            self._async_runner.close()
 
 
 class ThreadPool:
     """
     Runs synchronous jobs in threads of its own, fed by one queue.
 
-    Threads start as jobs come, up to ``slots``, and are daemons: a task that
-    never returns must not keep a worker from leaving.
+    Threads start as jobs come, up to ``slots``. They are daemons: a task that
+    never returns must not keep the process from ending.
     """
 
     def __init__(
-        self, slots: int, done: Done, before: Before = None, watch: Watching | None = None
+        self, slots: int, done: Done, pre_task: PreTask = None, runner: JobRunner | None = None
     ) -> None:
         self._slots = slots
-        self._done, self._before, self._watch = done, before, watch
+        self._done, self._pre_task, self._runner = done, pre_task, runner
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._running: dict[int, Job] = {}
         self._threads = 0
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Take jobs to run, in order."""
         for job in jobs:
             self._queue.put(job)
             if (
@@ -211,15 +225,14 @@ class ThreadPool:
         while (job := self._queue.get()) is not None:
             job.started_s = perf_counter()
             self._running[me] = job
-            outcome = job.run(self._before, self._watch)
+            outcome = job.run(self._pre_task, self._runner)
             del self._running[me]
             self._done(job, outcome)
 
     def work(self, budget_s: float) -> None:
-        """Do nothing: the threads work."""
+        """Do nothing: the jobs run on threads of their own."""
 
     def take_back(self) -> list[Job]:
-        """Return the jobs that have not started, oldest first."""
         jobs = []
         while not self._queue.empty():
             job = self._queue.get()
@@ -228,11 +241,10 @@ class ThreadPool:
         return jobs
 
     def running(self) -> list[Job]:
-        """Return the jobs that have started and not ended."""
         return list(self._running.values())
 
     def close(self) -> None:
-        """Let the threads end after what they run."""
+        # One for each thread, which ends when it gets it.
         for _ in range(self._threads):
             self._queue.put(None)
 
@@ -240,8 +252,10 @@ class ThreadPool:
 class LoopPool:
     """Runs ``async def`` jobs side by side on one event loop, in a thread of its own."""
 
-    def __init__(self, done: Done, before: Before = None, watch: Watching | None = None) -> None:
-        self._done, self._before, self._watch = done, before, watch
+    def __init__(
+        self, done: Done, pre_task: PreTask = None, runner: JobRunner | None = None
+    ) -> None:
+        self._done, self._pre_task, self._runner = done, pre_task, runner
         self._running: set[Job] = set()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -249,7 +263,6 @@ class LoopPool:
         self._thread.start()
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Take jobs to run; all start at once."""
         batch = list(jobs)
         if batch:
             self._running.update(batch)
@@ -269,60 +282,58 @@ class LoopPool:
 
     async def _run(self, job: Job) -> None:
         job.started_s = perf_counter()
-        outcome = await job.run_async(self._before, self._watch)
+        outcome = await job.run_async(self._pre_task, self._runner)
         self._running.discard(job)
         self._done(job, outcome)
 
     def work(self, budget_s: float) -> None:
-        """Do nothing: the loop works."""
+        """Do nothing: the jobs run on threads of their own."""
 
     def take_back(self) -> list[Job]:
-        """Return nothing: all jobs have started."""
-        return []
+        return []  # all have started: `submit` starts them
 
     def running(self) -> list[Job]:
-        """Return the jobs that have not ended."""
         return list(self._running)
 
     def close(self) -> None:
-        """Stop the loop; what still runs is given up."""
+        # What still runs ends with the process.
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 class MixedPool:
-    """Synchronous jobs in threads, ``async def`` jobs on a loop; both made when first needed."""
+    """
+    Runs synchronous jobs in threads, and ``async def`` jobs on an event loop.
+
+    Threads and loop are made when the first job needs them.
+    """
 
     def __init__(
-        self, slots: int, done: Done, before: Before = None, watch: Watching | None = None
+        self, slots: int, done: Done, pre_task: PreTask = None, runner: JobRunner | None = None
     ) -> None:
         self._slots = slots
-        self._done, self._before, self._watch = done, before, watch
-        self._threads = ThreadPool(slots, done, before, watch)
+        self._done, self._pre_task, self._runner = done, pre_task, runner
+        self._threads = ThreadPool(slots, done, pre_task, runner)
         self._loop: LoopPool | None = None
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Take jobs to run, each kind in order."""
         batch = list(jobs)
         self._threads.submit(job for job in batch if not job.task.is_async)
         waiting = [job for job in batch if job.task.is_async]
         if waiting:
             if self._loop is None:
-                self._loop = LoopPool(self._done, self._before, self._watch)
+                self._loop = LoopPool(self._done, self._pre_task, self._runner)
             self._loop.submit(waiting)
 
     def work(self, budget_s: float) -> None:
-        """Do nothing: threads and loop work."""
+        """Do nothing: the jobs run on threads of their own."""
 
     def take_back(self) -> list[Job]:
-        """Return the jobs that have not started, oldest first."""
         return self._threads.take_back()
 
     def running(self) -> list[Job]:
-        """Return the jobs that have started and not ended."""
         return self._threads.running() + (self._loop.running() if self._loop else [])
 
     def close(self) -> None:
-        """Take no more jobs."""
         self._threads.close()
         if self._loop:
             self._loop.close()

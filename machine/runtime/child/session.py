@@ -1,9 +1,10 @@
 """
-A child's session with the broker: its claims, its moves, and when it must begin anew.
+A child's session with the broker: the claims it holds and the moves it has to send.
 
-One round trip carries moves out and claims in. `InFlight` is the record of
-claims held and moves not yet sent; when the server and the record disagree, the
-session reads from the server what is held.
+One round trip sends moves and brings claims. Any answer may be lost on the way,
+and any lease may run out. `InFlight` records what is held and what is unsent;
+where the server holds another number of claims for us, the session reads them
+all and corrects the record.
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ from machine.ports.broker import Broker
 from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Exchange, Finish, Move, Retry, Start, Verdict
 from machine.registry import Registry
-from machine.runtime.child.instruments import Watch
+from machine.runtime.child.instruments import Instruments
 from machine.runtime.chords import Chords
-from machine.runtime.settle import Settled, Terms, canceled, refused, settle
+from machine.runtime.settle import (
+    Settled,
+    SettleRules,
+    replace_refused,
+    settle,
+    settle_canceled,
+)
 from machine.wire.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
+#: Moves remembered in case the server forgets them (a failover loses the last writes).
+_REMEMBERED = 4096
 
 
 def new_worker_id() -> str:
@@ -35,18 +44,18 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
 
 
-class Courier:
+class Session:
     """
-    One worker's dealings with the broker. `carry` may be called from two threads.
+    One worker's session with the broker. Two threads may call `exchange`.
 
     Args:
         broker: The queues.
         backend: Where results are, for chords and separate stores.
         queues: What this worker consumes, most urgent first.
-        terms: How outcomes are settled.
-        clock: Its clocks.
-        on_incarnation: Told each new worker id, before it is registered.
-        watch: Counts; ``None`` = nothing is counted.
+        rules: How outcomes are settled.
+        clock: The times in states.
+        on_incarnation: Called with each new worker id before that is registered.
+        instruments: Count tasks and errors; ``None`` = nothing is counted.
     """
 
     def __init__(
@@ -54,117 +63,119 @@ class Courier:
         broker: Broker,
         backend: Backend,
         queues: Sequence[str],
-        terms: Terms,
+        rules: SettleRules,
         clock: Clock,
         on_incarnation: Callable[[str], None],
-        watch: Watch | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         self._broker, self._backend, self._queues = broker, backend, queues
-        self._terms, self._clock, self._on_incarnation = terms, clock, on_incarnation
-        self._watch = watch
-        self._ledger = Ledger()
+        self._rules, self._clock, self._on_incarnation = rules, clock, on_incarnation
+        self._instruments = instruments
+        self._in_flight = InFlight()
+        #: States for another store, which must be there before their moves are sent.
         self._unrecorded: deque[TaskState] = deque()
-        self._chords = Chords(broker, backend, terms, clock)
+        self._chords = Chords(broker, backend, rules, clock)
         self._armed: deque[Finish] = deque()
         self._lock = threading.Lock()
         self.worker_id = ""
         #: How often a lease ran out.
-        self.losses = 0
+        self.loss_count = 0
         #: How many tasks were marked as canceled when we last claimed.
-        self.marks = 0
+        self.canceled_count = 0
         #: Monotonic second of the last round trip.
-        self.carried_s = 0.0
+        self.exchanged_s = 0.0
 
-    # -- the books -------------------------------------------------------------------------
+    # -- claims and moves ------------------------------------------------------------------
     @property
     def held_count(self) -> int:
-        """Return how many claims are held, ended ones that are not sent yet included."""
-        return len(self._ledger)
+        """Return how many claims are held, those included whose last move is still unsent."""
+        return len(self._in_flight)
 
     @property
-    def owed_count(self) -> int:
+    def unsent_count(self) -> int:
         """Return how many moves wait to be sent."""
-        return len(self._ledger.owed)
+        return len(self._in_flight.unsent)
 
     def holds(self, claim: Claim) -> bool:
         """Say whether this claim is still ours, as far as we know."""
-        return self._ledger.holds(claim)
+        return self._in_flight.holds(claim)
 
-    def owe(self, moves: Iterable[Move]) -> None:
-        """Send these with the next round trip."""
-        self._ledger.owed.extend(moves)
+    def add_moves(self, moves: Iterable[Move]) -> None:
+        """Send these moves with the next round trip."""
+        self._in_flight.unsent.extend(moves)
 
-    def owe_end(self, claim: Claim, signature: Signature, outcome: Outcome) -> Settled:
-        """Settle what a task came to; on any thread."""
-        settled = settle(claim, signature, outcome, self._terms, self._clock.now_ns())
+    def settle(self, claim: Claim, signature: Signature, outcome: Outcome) -> Settled:
+        """Add the move that an outcome calls for; may be called on any thread."""
+        settled = settle(claim, signature, outcome, self._rules, self._clock.now_ns())
+        # In this order: a move that is sent must find its states recorded.
         self._unrecorded.extend(settled.unkept)
-        self._ledger.owed.append(settled.move)
+        self._in_flight.unsent.append(settled.move)
         return settled
 
-    def owe_unrun(self, claim: Claim, signature: Signature, failed: Failed) -> None:
-        """Settle a task that is not to run."""
-        self.owe_end(claim, signature, failed)
-        if self._watch is not None:
-            self._watch.unstarted(claim, signature, failed)
+    def settle_unrun(self, claim: Claim, signature: Signature, failed: Failed) -> None:
+        """Settle and count a task that must not run: it expired or was canceled."""
+        self.settle(claim, signature, failed)
+        if self._instruments is not None:
+            self._instruments.count_unstarted(claim, signature, failed)
 
     # -- one round trip --------------------------------------------------------------------
-    def carry(
-        self, queues: Sequence[str], want: int, starts: Callable[[], list[Start]]
+    def exchange(
+        self, queues: Sequence[str], want: int, make_starts: Callable[[], list[Start]]
     ) -> list[Claim]:
         """
-        Send all that is owed, and claim.
+        Send all unsent moves, and claim.
 
         Args:
             queues: Where to claim; none = only send.
             want: Messages to claim at most.
-            starts: Asked for what is to be shown as started, just before sending.
+            make_starts: Called just before sending for the tasks to show as STARTED.
 
         Returns:
-            The claims, those included whose answer was lost an earlier time.
+            The claims, with those that the server gave us earlier in an answer that was lost.
         """
         with self._lock:
-            owed = self._ledger.take()
-            moves = [*starts(), *owed]
+            unsent = self._in_flight.take_unsent()
+            moves = [*make_starts(), *unsent]
             try:
-                # States kept elsewhere come first, and those of all that is owed now are there.
+                # `settle` adds states before moves, so this records those of all moves above.
                 while self._unrecorded:
                     self._backend.record(self._unrecorded[0])
                     self._unrecorded.popleft()
                 exchange = self._broker.exchange(self.worker_id, queues, moves, want)
             except BaseException as error:
-                self._ledger.put_back(owed)
-                if self._watch is not None and isinstance(error, BrokerUnavailable):
-                    self._watch.redis_error("exchange")
+                self._in_flight.put_back(unsent)
+                if self._instruments is not None and isinstance(error, BrokerUnavailable):
+                    self._instruments.count_redis_error("exchange")
                 raise
-            self.carried_s = self._clock.monotonic_s()
+            self.exchanged_s = self._clock.monotonic_s()
             if queues:
-                self.marks = exchange.marks
-            self._heed(self._ledger.settle(moves, exchange.verdicts))
+                self.canceled_count = exchange.marks
+            self._handle_verdicts(self._in_flight.record(moves, exchange.verdicts))
             claims = exchange.claims
             lost = [queue for queue, held in exchange.held.items() if held is None]
             if lost:
-                self._lose(lost)
-            elif differing := self._ledger.differs(exchange):
+                self._register_again(lost)
+            elif differing := self._in_flight.differing_queues(exchange):
                 claims = claims + self._resync(differing, claims)
-            self._ledger.hold(exchange.claims)
+            self._in_flight.hold(exchange.claims)
             return claims
 
-    def _heed(self, odd: Sequence[tuple[Move, Verdict]]) -> None:
-        """Act on verdicts other than "done"."""
+    def _handle_verdicts(self, odd: Sequence[tuple[Move, Verdict]]) -> None:
+        """Act on verdicts other than DONE."""
         for move, verdict in odd:
             if verdict is Verdict.ARMED and isinstance(move, Finish):
                 self._armed.append(move)
             elif verdict is Verdict.CANCELED:
-                settled = canceled(move.claim, self._terms, self._clock.now_ns())
+                settled = settle_canceled(move.claim, self._rules, self._clock.now_ns())
                 self._unrecorded.extend(settled.unkept)
-                self.owe([settled.move])
+                self.add_moves([settled.move])
             elif verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
                 _log.error(
                     "a task on '%s' cannot end as it should: its state's key, or the queue of its "
                     "next task, holds something else; it is buried",
                     move.claim.queue,
                 )
-                self.owe([refused(move, self._terms, self._clock.now_ns())])
+                self.add_moves([replace_refused(move, self._rules, self._clock.now_ns())])
             elif verdict is Verdict.FENCED:
                 _log.warning(
                     "claim %s was settled before or has another owner; nothing was changed",
@@ -172,76 +183,74 @@ class Courier:
                 )
 
     def fire_chords(self) -> None:
-        """Fire the chords that our moves armed; one that cannot be now is left to a sweep."""
+        """Fire the chords that our moves armed; where that fails, a supervisor's sweep does it."""
         while self._armed:
             self._chords.fire_armed(self._armed.popleft())
 
-    def canceled(self, uuids: Sequence[str]) -> set[str]:
+    def find_canceled(self, uuids: Sequence[str]) -> set[str]:
         """Return those of these tasks that are marked as canceled."""
         with self._lock:
             return self._broker.canceled(uuids)
 
     # -- incarnations ----------------------------------------------------------------------
-    def become(self) -> None:
-        """Register under a new id."""
+    def register(self) -> None:
+        """Register under a new worker id."""
         worker_id = new_worker_id()
+        # First: the supervisor must know the id of a child that dies right after.
         self._on_incarnation(worker_id)
         try:
             self._broker.register(worker_id, self._queues)
         except BrokerUnavailable:
-            if self._watch is not None:
-                self._watch.redis_error("register")
+            if self._instruments is not None:
+                self._instruments.count_redis_error("register")
             raise
         self.worker_id = worker_id
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Leave the roster of every queue where nothing is held."""
         if self.worker_id:
             self._broker.unregister(self.worker_id, self._queues)
 
-    def _lose(self, queues: Sequence[str]) -> None:
-        """Begin anew where our lease ran out: others have what we held there."""
+    def _register_again(self, queues: Sequence[str]) -> None:
+        """Forget the claims of queues where our lease ran out, and register there again."""
         _log.warning(
             "worker %s lost its lease on %s; its tasks of there belong to others now",
-            *(self.worker_id, ", ".join(queues)),
+            self.worker_id,
+            ", ".join(queues),
         )
-        self._ledger.forget(queues)
-        self.losses += 1
+        self._in_flight.forget(queues)
+        self.loss_count += 1
         # Under the same id: claim ids are never reused, so an old one can never be ours again.
         self._broker.register(self.worker_id, queues)
 
     def _resync(self, queues: Sequence[str], fresh: Sequence[Claim]) -> list[Claim]:
-        """Ask what we hold, and return claims whose answer was lost on the way."""
+        """Read what we hold in these queues; return claims whose answer was lost on the way."""
         found: list[Claim] = []
         known = {claim.id for claim in fresh}
         for queue in queues:
             server = [c for c in self._broker.held(queue, self.worker_id) if c.id not in known]
-            unknown, gone = self._ledger.reconcile(queue, self.worker_id, server)
+            unknown, gone = self._in_flight.reconcile(queue, self.worker_id, server)
             _log.warning("resync of '%s': %d claims found, %d lost", queue, len(unknown), len(gone))
-            self._ledger.hold(unknown)
+            self._in_flight.hold(unknown)
             found += unknown
         return found
 
 
-#: Moves remembered in case the server forgets them (a failover loses the last writes).
-_REMEMBERED = 4096
-
-
-class Ledger:
-    """Claims held, moves owed, and moves made lately."""
+class InFlight:
+    """The claims held, the moves not sent yet, and the moves sent lately."""
 
     def __init__(self) -> None:
-        self.owed: deque[Move] = deque()
+        self.unsent: deque[Move] = deque()
         self._held: dict[str, Claim] = {}
         self._per_queue: Counter[str] = Counter()
-        self._recent: dict[str, Move] = {}
+        self._sent: dict[str, Move] = {}
 
     def __len__(self) -> int:
         """Return how many claims are held."""
         return len(self._held)
 
     def hold(self, claims: Iterable[Claim]) -> None:
-        """Note new claims."""
+        """Add new claims."""
         for claim in claims:
             self._held[claim.id] = claim
             self._per_queue[claim.queue] += 1
@@ -251,44 +260,44 @@ class Ledger:
         return claim.id in self._held
 
     def drop(self, claim: Claim) -> None:
-        """Forget a claim that is not ours any more."""
+        """Remove a claim that is not ours any more, if it is here."""
         if self._held.pop(claim.id, None) is not None:
             self._per_queue[claim.queue] -= 1
 
     def forget(self, queues: Sequence[str]) -> None:
-        """Forget every claim of these queues: the lease there ran out."""
+        """Remove every claim of these queues: the lease there ran out."""
         for claim in [claim for claim in self._held.values() if claim.queue in queues]:
             self.drop(claim)
 
-    def take(self) -> list[Move]:
-        """Return all moves owed, which are owed no more."""
+    def take_unsent(self) -> list[Move]:
+        """Remove and return all unsent moves. Other threads may add some meanwhile."""
         moves = []
-        while self.owed:
-            moves.append(self.owed.popleft())
+        while self.unsent:
+            moves.append(self.unsent.popleft())
         return moves
 
     def put_back(self, moves: Sequence[Move]) -> None:
-        """Owe these again, first: they could not be sent."""
-        self.owed.extendleft(reversed(moves))
+        """Put moves back in front: they could not be sent."""
+        self.unsent.extendleft(reversed(moves))
 
-    def settle(
+    def record(
         self, moves: Sequence[Move], verdicts: Sequence[Verdict]
     ) -> list[tuple[Move, Verdict]]:
-        """Note what became of moves; return those with a verdict to act on."""
+        """Record what became of moves that were sent; return those to act on."""
         odd: list[tuple[Move, Verdict]] = []
         for move, verdict in zip(moves, verdicts, strict=True):
             if type(move) is not Start:
                 if verdict not in (Verdict.BAD_KEY, Verdict.CANCELED):
                     self.drop(move.claim)
-                    self._recent[move.claim.id] = move
+                    self._sent[move.claim.id] = move
                 if verdict is not Verdict.DONE:
                     odd.append((move, verdict))
-        if len(self._recent) > _REMEMBERED:
-            for claim_id in list(self._recent)[: _REMEMBERED // 2]:
-                del self._recent[claim_id]
+        if len(self._sent) > _REMEMBERED:
+            for claim_id in list(self._sent)[: _REMEMBERED // 2]:
+                del self._sent[claim_id]
         return odd
 
-    def differs(self, exchange: Exchange) -> list[str]:
+    def differing_queues(self, exchange: Exchange) -> list[str]:
         """Return the queues in which the server says we hold another number of claims."""
         return [
             q
@@ -300,10 +309,10 @@ class Ledger:
         self, queue: str, worker_id: str, server: Sequence[Claim]
     ) -> tuple[list[Claim], list[Claim]]:
         """
-        Compare with all claims the server says we hold in a queue.
+        Correct the record by all claims that the server says we hold in a queue.
 
-        A claim whose end we have sent before is owed that end again: the
-        server has forgotten it.
+        The server may hold a claim whose last move we sent: a failover lost that
+        write. The move becomes unsent again, so that the task does not run twice.
 
         Returns:
             Claims we did not know of (their answer was lost), to be run; and
@@ -314,12 +323,12 @@ class Ledger:
         for claim in server:
             if claim.id in self._held:
                 continue
-            made = self._recent.pop(claim.id, None)
-            if made is None:
+            sent = self._sent.pop(claim.id, None)
+            if sent is None:
                 unknown.append(claim)
             else:
                 self.hold([claim])
-                self.owed.append(made)
+                self.unsent.append(sent)
         mine = [c for c in self._held.values() if c.queue == queue and c.worker_id == worker_id]
         gone = [claim for claim in mine if claim.id not in theirs]
         for claim in gone:
@@ -327,9 +336,12 @@ class Ledger:
         return unknown, gone
 
 
-def call_back(broker: Broker, queues: Sequence[str], registry: Registry) -> None:
+def unpark_known(broker: Broker, queues: Sequence[str], registry: Registry) -> None:
     """
-    Let messages of tasks registered here run now, instead of up to a minute later.
+    Make parked messages of tasks registered here ready now, instead of up to a minute later.
+
+    A worker that does not know a task parks its message. Where a deployment adds
+    a task, its new workers call this when they start.
 
     Args:
         broker: The child's own.

@@ -1,4 +1,9 @@
-"""Leases renewed for every child, from a process that runs no tasks and so never stalls."""
+"""
+Renews the leases of all children.
+
+The supervisor does it, which runs no tasks: a task that holds its child for
+hours cannot let the child's lease run out.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,9 @@ class Heartbeat(Loop):
     Args:
         broker: Where the leases are.
         queues: The queues of all these workers.
-        worker_ids: Asked anew at each beat.
-        period_s: Seconds between beats; a third of the lease.
-        own_id: The supervisor's own id, registered again when it is lost.
+        worker_ids: Called at each heartbeat for the ids of the children.
+        period_s: Seconds between heartbeats; under half of the lease.
+        own_id: The supervisor's own id, registered again when its lease ran out.
     """
 
     def __init__(
@@ -29,15 +34,11 @@ class Heartbeat(Loop):
         own_id: str,
     ) -> None:
         super().__init__("heartbeat", period_s)
-        self._broker, self._queues, self._worker_ids, self._own_id = (
-            broker,
-            queues,
-            worker_ids,
-            own_id,
-        )
+        self._broker, self._queues = broker, queues
+        self._worker_ids, self._own_id = worker_ids, own_id
 
     def run_once(self, _now_s: float) -> None:
-        """Renew all leases. A child that is lost learns it from its next claim."""
+        """Renew all leases. A child whose lease ran out learns it from its next exchange."""
         worker_ids = [self._own_id, *self._worker_ids()]
         for queue in self._queues:
             if self._broker.heartbeat(queue, worker_ids)[0] is None:

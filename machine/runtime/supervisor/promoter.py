@@ -1,13 +1,13 @@
-"""Delayed -> ready: any worker moves what is due, of every queue."""
+"""Moves delayed messages that are due to their queues; every worker does it for all queues."""
 
 from __future__ import annotations
 
 from machine.ports.broker import Broker
 from machine.runtime.loop import Loop
 
-#: Messages in one script call: about 1 ms of the server.
+#: Messages in one script call, which blocks the server for about 1 ms.
 _BATCH = 100
-#: Batches in one run, so that heartbeats of the same thread are not kept waiting.
+#: Batches in one run at most: the heartbeat waits on the same thread.
 _MOST_BATCHES = 50
 
 

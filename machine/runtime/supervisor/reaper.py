@@ -1,9 +1,10 @@
 """
-Dead workers' claims -> back to their queue, or failed where they must not run again.
+Takes the claims of dead workers: they go back to their queue, or fail if they must not run again.
 
-A worker counts as dead when its stamp has not moved for long enough on *our
-own* monotonic clock; the server's clock can step without killing anybody. The
-script looks at the stamp once more.
+Each heartbeat moves a worker's stamp. A worker counts as dead when its stamp
+has stood still for long enough on *our own* monotonic clock: the server's clock
+may step, and that must kill nobody. The script checks that the stamp is still
+the one that we saw.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Finish, Verdict
 from machine.runtime.chords import Chords
 from machine.runtime.loop import Loop
-from machine.runtime.settle import Terms, buried, canceled, refused, settle
+from machine.runtime.settle import SettleRules, bury, replace_refused, settle, settle_canceled
 from machine.wire.headers import ON_CRASH_HEADER
 from machine.wire.messages import decode_signature
 
@@ -29,16 +30,17 @@ _log = logging.getLogger("machine.worker")
 
 class Reaper(Loop):
     """
-    Finds dead workers of some queues and takes what they held.
+    Finds dead workers of some queues and takes the claims that they held.
 
     Args:
         broker: The queues.
         backend: Where states are, if not with the queues.
-        terms: How failures are settled.
-        clock: Our own clocks.
-        chords: Fires those that a failure completes.
+        rules: How failures are settled.
+        clock: The times in states and dead letters.
+        chords: Fires the chords that a failure arms.
         queues: The queues to look after.
-        own_id: This supervisor's worker id: the heir of what must not run again.
+        own_id: This supervisor's worker id. Claims that must not run again are moved
+            to it, so that it can fail them, and its heir can if it dies before.
         lease_s: Seconds of a lease.
         heartbeat_s: Seconds between heartbeats.
     """
@@ -47,7 +49,7 @@ class Reaper(Loop):
         self,
         broker: Broker,
         backend: Backend,
-        terms: Terms,
+        rules: SettleRules,
         clock: Clock,
         chords: Chords,
         queues: Sequence[str],
@@ -57,14 +59,15 @@ class Reaper(Loop):
         heartbeat_s: float,
     ) -> None:
         super().__init__("reaper", max(0.05, heartbeat_s / 4))
-        self._broker, self._backend, self._terms, self._clock = broker, backend, terms, clock
+        self._broker, self._backend, self._rules, self._clock = broker, backend, rules, clock
         self._chords, self._queues, self._own_id = chords, queues, own_id
         self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
+        #: (queue, worker id) -> its stamp, and the monotonic second when we saw that first.
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     def run_once(self, now_s: float) -> None:
-        """Look at every queue's roster, and reap the dead."""
-        self._take_over()
+        """Look at the roster of each queue, and reap the dead workers on it."""
+        self._fail_inherited()
         present = set()
         for queue in self._queues:
             roster = self._broker.roster(queue)
@@ -79,17 +82,18 @@ class Reaper(Loop):
     def _is_dead(
         self, queue: str, worker_id: str, stamp: int, roster: Roster, now_s: float
     ) -> bool:
-        """Decide by how long the stamp has stood still, on our clock first, the server's second."""
+        """Decide by how long the stamp has stood still on our clock, and by the server's clock."""
         seen_stamp, since_s = self._seen.get((queue, worker_id), (None, now_s))
         if seen_stamp != stamp:
             self._seen[queue, worker_id] = (stamp, now_s)
             return False
         still_s = now_s - since_s
+        # By the server's clock the lease is over, and by ours a heartbeat was missed.
         expired = roster.now_ms > stamp and still_s >= 1.5 * self._heartbeat_s
         return expired or still_s >= self._lease_s + self._heartbeat_s
 
     def reap_at_once(self, worker_id: str) -> None:
-        """Take what a worker held that is known to be dead: a child whose process has ended."""
+        """Take the claims of a child whose process has ended; its lease need not run out."""
         for queue in self._queues:
             stamp = self._broker.roster(queue).stamps.get(worker_id)
             if stamp is not None:
@@ -106,56 +110,57 @@ class Reaper(Loop):
             if held or reaped.requeued:
                 _log.warning(
                     "worker %s died: %d tasks put back, %d failed",
-                    *(worker_id, reaped.requeued, len(reaped.convicted)),
+                    worker_id,
+                    reaped.requeued,
+                    len(reaped.convicted),
                 )
-            if reaped.requeued + len(reaped.convicted) == 0 or len(held) <= reaped.requeued + len(
-                reaped.convicted
-            ):
+            taken = reaped.requeued + len(reaped.convicted)
+            if not taken or taken >= len(held):
                 return
 
-    def _take_over(self) -> None:
-        """Fail what we inherited and could not fail then: the answer or the server was lost."""
+    def _fail_inherited(self) -> None:
+        """Fail claims that an earlier `reap` moved to us, and whose answer was lost."""
         for queue in self._queues:
             for claim in self._broker.held(queue, self._own_id):
                 self.fail(claim, quarantined=may_run_again(claim))
 
     def fail(self, claim: Claim, *, quarantined: bool) -> None:
         """
-        End a claim, ours or of a child that is gone, as failed.
+        End a claim as failed: one of ours, or of a child that is gone.
 
         Args:
-            claim: What is to end.
-            quarantined: Whether it killed too many workers, and is buried; else its
-                worker died and ``on_crash`` forbids another run.
+            claim: What to end.
+            quarantined: True = it killed too many workers, and its message is buried.
+                False = its worker died, and ``on_crash`` forbids another run.
         """
         reason = f"quarantined: killed {claim.crash_count or 'its'} workers"
         if not quarantined:
             reason = "the worker died while it ran this task, and on_crash is 'fail'"
-        move = self._failure(claim, reason, quarantined=quarantined)
-        verdict = self._carry(move)
+        move = self._make_failure(claim, reason, quarantined=quarantined)
+        verdict = self._send(move)
         if verdict is Verdict.CANCELED:
-            move = cast(Finish, canceled(claim, self._terms, self._clock.now_ns()).move)
-            verdict = self._carry(move)
-        while verdict is Verdict.BAD_KEY:  # ends: the last resort, a burial alone, needs no key
-            move = refused(move, self._terms, self._clock.now_ns())
-            verdict = self._carry(move)
+            move = cast(Finish, settle_canceled(claim, self._rules, self._clock.now_ns()).move)
+            verdict = self._send(move)
+        while verdict is Verdict.BAD_KEY:  # ends: the last replacement writes no key
+            move = replace_refused(move, self._rules, self._clock.now_ns())
+            verdict = self._send(move)
         if verdict is Verdict.ARMED:
             self._chords.fire_armed(move)
 
-    def _carry(self, move: Finish) -> Verdict:
+    def _send(self, move: Finish) -> Verdict:
         return self._broker.exchange(self._own_id, (), [move], 0).verdicts[0]
 
-    def _failure(self, claim: Claim, reason: str, *, quarantined: bool) -> Finish:
-        """Return the move that ends a claim as failed, and records what must be before it."""
+    def _make_failure(self, claim: Claim, reason: str, *, quarantined: bool) -> Finish:
+        """Return the move that fails a claim; record the states that must be there before it."""
         now_ns = self._clock.now_ns()
         try:
-            signature = decode_signature(claim.payload, delayed_key=self._terms.delayed_key)
+            signature = decode_signature(claim.payload, delayed_key=self._rules.delayed_key)
         except WireError as error:
-            return buried(claim, str(error), now_ns)
-        settled = settle(claim, signature, Failed(reason), self._terms, now_ns)
+            return bury(claim, str(error), now_ns)
+        settled = settle(claim, signature, Failed(reason), self._rules, now_ns)
         move = cast(Finish, settled.move)  # a failure is never a retry
         if quarantined:
-            move.letter = buried(claim, reason, now_ns).letter
+            move.letter = bury(claim, reason, now_ns).letter
         for state in settled.unkept:
             self._backend.record(state)
         return move
@@ -166,4 +171,4 @@ def may_run_again(claim: Claim) -> bool:
     try:
         return decode_signature(claim.payload).header(ON_CRASH_HEADER) != "fail"
     except WireError:
-        return True  # the next worker buries it; that is no crash of its own
+        return True  # a worker that claims it buries it

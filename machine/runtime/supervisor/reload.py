@@ -1,4 +1,4 @@
-"""A running worker takes up settings that have changed."""
+"""Applies changed settings to a running worker."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ _log = logging.getLogger("machine.worker")
 
 class Reload(Loop):
     """
-    Looks whether what the settings are read from has changed.
+    Reads the settings again, and applies those that a running worker can change.
 
     Args:
-        config: What the worker was started with; it knows how to ``reload``.
-        running: Returns what it works with now.
-        take_up: Called with what it is to work with from now on.
-        on_change: Called before that, for the log's own settings.
+        config: The settings that the worker was started with; it can ``reload``.
+        running: Returns the settings in use.
+        apply: Called with the settings to use from now on.
+        on_change: Called with them before, to set up the log.
     """
 
     def __init__(
         self,
         config: Config,
         running: Callable[[], Config],
-        take_up: Callable[[Config], None],
+        apply: Callable[[Config], None],
         on_change: Callable[[Config], None],
     ) -> None:
         super().__init__("reload", config.worker_reload_s)
-        self._running, self._take_up, self._on_change = running, take_up, on_change
-        self._reloader = Reloader(config.reload or (lambda: config), self._change, config=config)
+        self._running, self._apply, self._on_change = running, apply, on_change
+        self._reloader = Reloader(config.reload or (lambda: config), self._handle, config=config)
 
     def run_once(self, _now_s: float) -> None:
-        """Read all layers again."""
+        """Read all layers of settings again."""
         self._reloader.run_once()
 
-    def _change(self, fresh: Config) -> None:
+    def _handle(self, fresh: Config) -> None:
         found = compare_settings(self._running(), fresh)
         if found.live:
             self._on_change(found.config)
@@ -49,4 +49,4 @@ class Reload(Loop):
             )
         if found.live:
             _log.info("settings changed: %s; new processes take over", ", ".join(found.live))
-            self._take_up(found.config)
+            self._apply(found.config)

@@ -1,9 +1,10 @@
 """
-The worker as a service: starts children, keeps their leases, buries the dead.
+The supervisor: starts the children of a worker, renews their leases, takes the claims of dead ones.
 
-It runs no task and imports none, so nothing of yours can stall its heartbeat.
-A child that dies is noticed at once and its tasks go back; a worker elsewhere
-that goes silent is found by its stamp. One thread, a few loops, signals.
+It runs no task and imports none, so that none of your code can stall its
+heartbeat. It notices a child's death at once, by its process, and a silent
+worker on another host by its stamp. It has one thread, so that it can fork, with
+periodic loops and signal handlers.
 """
 
 from __future__ import annotations
@@ -23,24 +24,53 @@ from machine.ports.broker import Broker
 from machine.ports.moves import Release
 from machine.runtime.loop import Loop, Loops
 from machine.runtime.supervisor.reaper import Reaper, may_run_again
-from machine.runtime.wakeup import Doorbell
+from machine.runtime.wakeup import Wakeup
 
 _log = logging.getLogger("machine.worker")
 #: Exit status of a child that cannot work whatever happens: a broken tasks module, bad settings.
 CANNOT_START = 78
-#: A child that lived shorter than this is started again with a growing pause, seconds.
+#: After a life shorter than this a child is started again after a pause that grows, seconds.
 _SHORT_LIFE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
-#: Seconds between two looks at whether children still live, where no signal tells.
+#: Seconds between two checks of the children, where no SIGCHLD tells of an end.
 _LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Generation:
+    """
+    Children with the same settings. Changed settings make another generation.
+
+    Attributes:
+        processes: Children to keep running, ≥ 1.
+        shutdown_s: Seconds that running tasks get after the first signal.
+        spawn: Forks a child that writes its worker ids, a line each, to the given
+            descriptor, and returns the child's pid.
+        config: The settings it was made of; ``None`` = they never change.
+    """
+
+    processes: int
+    shutdown_s: float
+    spawn: Callable[[int], int]
+    config: Config | None = None
 
 
 @dataclass(slots=True)
 class Process:
-    """A child process: its pid, its crew, the pipe it reports on, the worker ids it has had."""
+    """
+    A child process.
+
+    Attributes:
+        pid: Its process id.
+        generation: Where it belongs.
+        reports: The pipe that it writes its worker ids to.
+        started_s: Monotonic second of its start.
+        worker_ids: All ids it has had; claims may be held under each.
+        unread: The beginning of an id whose end has not come.
+    """
 
     pid: int
-    crew: Crew
+    generation: Generation
     reports: int
     started_s: float
     worker_ids: list[str]
@@ -49,16 +79,16 @@ class Process:
 
 class Supervisor:
     """
-    Runs a crew of children until told to stop.
+    Runs a generation of children until `stop`.
 
     Args:
         broker: The supervisor's own, made with ``worker=True``.
         queues: What the children consume.
-        own_id: The worker id it registers: heir of what must not run again.
-        crew: The children; `roll` puts another one in its place.
-        reaper: Also asked when a child dies.
+        own_id: The worker id it registers, which claims that must not run again are moved to.
+        generation: The first children; `replace_generation` starts others.
+        reaper: Runs as a loop, and takes the claims of children that end.
         loops: The other duties (heartbeat, promoter, chord sweep).
-        beat: Called a few times a second while all is well (a health file).
+        on_turn: Called a few times a second (for the health file).
     """
 
     def __init__(
@@ -66,27 +96,28 @@ class Supervisor:
         broker: Broker,
         queues: Sequence[str],
         own_id: str,
-        crew: Crew,
+        generation: Generation,
         reaper: Reaper,
         loops: Sequence[Loop],
         *,
-        beat: Callable[[], None] = lambda: None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker, self._queues, self._own_id = broker, queues, own_id
-        #: The one to be kept up, and the last one that was seen to work.
-        self._crew = self._proven = crew
+        #: The generation to keep running, and the last one of which a child was seen to work.
+        self._generation = self._working = generation
         self._reaper = reaper
-        # Between two duties too: each may wait for the server for seconds.
-        self._loops = Loops([*loops, reaper], turned=beat)
-        self._beat = beat
+        # After each loop too: one may wait for the server for seconds.
+        self._loops = Loops([*loops, reaper], on_run=on_turn)
+        self._on_turn = on_turn
         self._processes: dict[int, Process] = {}
         self._start_at_s = 0.0
         self._pause_s = 0.0
         self._signals = 0
         self._stopped_at_s: float | None = None
         self._status = 0
+        #: Worker ids of children that have ended and whose claims are still to be taken.
         self._unreaped: list[str] = []
-        self._doorbell = Doorbell(lambda: broker.waker(queues))
+        self._wakeup = Wakeup(lambda: broker.waker(queues))
 
     def worker_ids(self) -> list[str]:
         """Return the worker ids of all children that live."""
@@ -99,27 +130,34 @@ class Supervisor:
         return list(self._processes)
 
     @property
-    def crew(self) -> Crew:
-        """Return the crew that is kept up."""
-        return self._crew
+    def generation(self) -> Generation:
+        """Return the generation that is kept running."""
+        return self._generation
 
-    def roll(self, crew: Crew) -> None:
+    def replace_generation(self, generation: Generation) -> None:
         """
-        Put another crew in the place of this one; for a loop of ours.
+        Start another generation, which takes the place of this one; for a loop of ours.
 
-        Its children start at once. As soon as one of them works, those of the crew before take
-        no more tasks and end with what they run, however long that takes. If it cannot start,
-        the crew before stays.
+        Its children start at once. As soon as one of them works, the older ones claim nothing
+        more, and each ends after what it runs, however long that takes. If the new ones cannot
+        start, the older ones stay.
         """
-        if self._crew is not self._proven:
-            self._tell(signal.SIGTERM, self._crew)
-        self._crew = crew
+        if self._generation is not self._working:
+            self._signal(signal.SIGTERM, self._generation)
+        self._generation = generation
         self._start_at_s = self._pause_s = 0.0
-        self._doorbell.ring()
+        self._wakeup.wake()
 
-    def run(self, *, handle_signals: bool = True, greeting: str = "") -> int:
+    def run(self, *, handle_signals: bool = True, banner: str = "") -> int:
         """
-        Work until stopped; return the exit status: 0, 1 when cut short, 78 when it cannot start.
+        Work until stopped.
+
+        Args:
+            handle_signals: Whether SIGTERM and SIGINT stop it; only on the main thread.
+            banner: The first line of the log.
+
+        Returns:
+            The exit status: 0 = all tasks ended, 1 = cut short, 78 = cannot start.
 
         Raises:
             BrokerRefused: The server answers, and refuses us.
@@ -128,41 +166,43 @@ class Supervisor:
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
-            signal.signal(signal.SIGCHLD, lambda *_: self._doorbell.ring())
-        _log.info("%s", greeting)  # from here on a signal stops us gently
-        self._beat()  # to greet an absent server takes seconds
-        self._greet()
+            signal.signal(signal.SIGCHLD, lambda *_: self._wakeup.wake())
+        _log.info("%s", banner)  # after the handlers: whoever reads this line may stop us
+        self._on_turn()  # to register while the server is away takes seconds
+        self._register()
         while True:
             now_s = time.monotonic()
-            self._look_after_children(now_s)
+            self._check_children(now_s)
             if self._stopped_at_s is None:
-                self._fill_up(now_s)
+                self._start_missing(now_s)
             elif not self._processes or self._signals > 1:
                 break
-            elif now_s > self._stopped_at_s + self._crew.shutdown_s:
-                _log.warning("tasks still run after %.0f s; they go back", self._crew.shutdown_s)
+            elif now_s > self._stopped_at_s + self._generation.shutdown_s:
+                _log.warning(
+                    "tasks still run after %.0f s; they go back", self._generation.shutdown_s
+                )
                 break
             next_s = self._loops.run_due(now_s)
-            self._beat()
-            self._doorbell.sleep(min(_LOOK_S, next_s - time.monotonic()))
-        if handle_signals:  # one more would end the goodbye half way
+            self._on_turn()
+            self._wakeup.sleep(min(_LOOK_S, next_s - time.monotonic()))
+        if handle_signals:  # another signal must not interrupt the shutdown
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
-        return self._end()
+        return self._shut_down()
 
     def stop(self) -> None:
         """Stop gently; a second call stops at once. Safe in a signal handler and another thread."""
         self._signals += 1
         if self._stopped_at_s is None:
             self._stopped_at_s = time.monotonic()
-        self._tell(signal.SIGTERM)
-        self._doorbell.ring()
+        self._signal(signal.SIGTERM)
+        self._wakeup.wake()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stop()
 
-    def _greet(self) -> None:
-        """Register, unless the server is away: then the heartbeat does it later."""
+    def _register(self) -> None:
+        """Register, and check the eviction policy. If the server is away, a heartbeat registers."""
         try:
             self._broker.ping()
             policy = self._broker.eviction_policy()
@@ -183,22 +223,24 @@ class Supervisor:
             )
 
     # -- children --------------------------------------------------------------------------
-    def _fill_up(self, now_s: float) -> None:
+    def _start_missing(self, now_s: float) -> None:
         """Start the children that are missing."""
-        crew = self._crew
-        missing = crew.processes - sum(p.crew is crew for p in self._processes.values())
+        generation = self._generation
+        missing = generation.processes - sum(
+            p.generation is generation for p in self._processes.values()
+        )
         for _ in range(missing if now_s >= self._start_at_s else 0):
             reports, out = os.pipe()
             os.set_blocking(reports, False)
-            pid = crew.spawn(out)
+            pid = generation.spawn(out)
             os.close(out)
-            self._processes[pid] = Process(pid, crew, reports, now_s, [])
-            if self._stopped_at_s is not None:  # told to stop meanwhile, before this one was there
-                self._tell(signal.SIGTERM)
+            self._processes[pid] = Process(pid, generation, reports, now_s, [])
+            if self._stopped_at_s is not None:  # `stop` came during the fork and missed this child
+                self._signal(signal.SIGTERM)
                 return
 
-    def _look_after_children(self, now_s: float) -> None:
-        """Read their reports; take what the dead ones held."""
+    def _check_children(self, now_s: float) -> None:
+        """Read the reports of all children; take the claims of those that have ended."""
         for process in list(self._processes.values()):
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             self._read_reports(process)
@@ -206,10 +248,10 @@ class Supervisor:
                 del self._processes[pid]
                 os.close(process.reports)
                 self._unreaped += process.worker_ids
-                self._judge(process, os.waitstatus_to_exitcode(status), now_s)
-            elif process.worker_ids and process.crew is self._crew is not self._proven:
-                self._prove()
-        # After a gentle end their claims, if any are left, go back uncounted: see _end.
+                self._handle_end(process, os.waitstatus_to_exitcode(status), now_s)
+            elif process.worker_ids and process.generation is self._generation is not self._working:
+                self._retire_older()
+        # Not while we stop: then their claims go back without counting as a crash, in _shut_down.
         while self._unreaped and self._stopped_at_s is None:
             try:
                 self._reaper.reap_at_once(self._unreaped[0])
@@ -219,21 +261,23 @@ class Supervisor:
                 _log.error("cannot take back what a dead child held: %s", error)
             self._unreaped.pop(0)
 
-    def _prove(self) -> None:
-        """Relieve the crew before: a child of the new one has its tasks and an id."""
-        self._proven = self._crew
-        for crew in {process.crew for process in self._processes.values()} - {self._crew}:
-            self._tell(signal.SIGTERM, crew)
+    def _retire_older(self) -> None:
+        """Stop the older generations: a child of the new one has its tasks and is registered."""
+        self._working = self._generation
+        for generation in {process.generation for process in self._processes.values()} - {
+            self._generation
+        }:
+            self._signal(signal.SIGTERM, generation)
 
-    def _judge(self, process: Process, code: int, now_s: float) -> None:
-        """Decide what a child's end means."""
+    def _handle_end(self, process: Process, code: int, now_s: float) -> None:
+        """Decide what follows from a child's end: another child, the old settings, or our end."""
         pid, lived_s = process.pid, now_s - process.started_s
-        if process.crew is not self._crew:
+        if process.generation is not self._generation:
             _log.info("child %d, relieved, ended with status %d", pid, code)
-        elif code == CANNOT_START and self._crew is not self._proven:
+        elif code == CANNOT_START and self._generation is not self._working:
             _log.error("the changed settings cannot work; those before them stay")
-            self._tell(signal.SIGTERM, self._crew)
-            self._crew = self._proven
+            self._signal(signal.SIGTERM, self._generation)
+            self._generation = self._working
         elif code == CANNOT_START:
             self._status = CANNOT_START
             self.stop()
@@ -256,20 +300,25 @@ class Supervisor:
         *lines, process.unread = process.unread.split(b"\n")
         process.worker_ids += [line.decode() for line in lines if line]
 
-    def _tell(self, number: signal.Signals, crew: Crew | None = None) -> None:
-        """Send a signal to the children of one crew, or to all."""
+    def _signal(self, number: signal.Signals, generation: Generation | None = None) -> None:
+        """Send a signal to the children of one generation, or to all of them."""
         for process in list(self._processes.values()):
-            if crew not in (None, process.crew):
+            if generation not in (None, process.generation):
                 continue
-            with contextlib.suppress(ProcessLookupError):  # it ends just now
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(process.pid, number)
 
-    # -- the end ---------------------------------------------------------------------------
-    def _end(self) -> int:
-        """Kill what is left, give its tasks back uncounted, leave the roster."""
+    # -- shutdown --------------------------------------------------------------------------
+    def _shut_down(self) -> int:
+        """
+        Kill the children that are left, give back their claims, leave the roster.
+
+        In this order: a child that is dead can settle nothing any more, so that no task
+        runs twice. To be stopped is no crash of a task's own, so it is not counted.
+        """
         cut_short = self._signals > 1
         left = self._unreaped + self.worker_ids()
-        self._tell(signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         for process in self._processes.values():
             os.waitpid(process.pid, 0)
             self._read_reports(process)
@@ -293,25 +342,6 @@ class Supervisor:
                 _log.warning("%d tasks go back to '%s'", len(again), queue)
                 self._broker.exchange(worker_id, (), [Release(claim=claim) for claim in again], 0)
             for claim in held:
-                if claim not in again:  # at most once means that it has had its once
+                if claim not in again:  # on_crash is "fail": it must not start a second time
                     self._reaper.fail(claim, quarantined=False)
         self._broker.unregister(worker_id, self._queues)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Crew:
-    """
-    Children of one kind. Other settings make another crew, which takes this one's place.
-
-    Attributes:
-        processes: Children to keep running, ≥ 1.
-        shutdown_s: Seconds that running tasks get after the first signal.
-        spawn: Forks a child that writes its worker ids, a line each, to the given
-            descriptor, and returns the child's pid.
-        config: The settings it was made of; ``None`` where they never change.
-    """
-
-    processes: int
-    shutdown_s: float
-    spawn: Callable[[int], int]
-    config: Config | None = None

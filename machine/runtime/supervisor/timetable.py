@@ -16,7 +16,7 @@ from typing import Any
 from machine.periodic.entries import Entry, Outline, PlannedGroup
 from machine.wire.messages import decode_signature, encode_signature
 from machine.wire.signature import Signature
-from machine.wire.text import parse, value_text
+from machine.wire.text import format_value, parse_json
 
 #: Entries may be larger than messages: a workflow carries all that follows.
 _MOST_BYTES = 2**29
@@ -43,11 +43,11 @@ def _encode(entry: Entry) -> bytes:
         list(entry.outline.uuids),
         [[group_uuid, list(uuids), at_once] for group_uuid, uuids, at_once in entry.outline.groups],
     ]
-    return value_text(fields).encode()
+    return format_value(fields).encode()
 
 
 def _decode(line: bytes) -> Entry:
-    fields = parse(line, "an entry of the timetable")
+    fields = parse_json(line, "an entry of the timetable")
     signatures = [_decode_signature(text) for text in fields["signatures"]]
     callback = fields["callback"] and _decode_signature(fields["callback"])
     outline = None

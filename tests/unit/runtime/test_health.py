@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from machine.runtime import health
-from machine.runtime.health import Pulse, Vitals, is_stopped
+from machine.runtime.health import HealthFile, Liveness, is_stopped
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,19 +29,21 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def vitals(file: Path, pulse: Pulse, patience_s: float, pid: int | None = None) -> Vitals:
-    made = Vitals(str(file), patience_s)
-    made.expect(pid or os.getpid(), pulse)
-    pulse.turn()
+def make_file(
+    file: Path, liveness: Liveness, patience_s: float, pid: int | None = None
+) -> HealthFile:
+    made = HealthFile(str(file), patience_s)
+    made.watch_child(pid or os.getpid(), liveness)
+    liveness.mark_turn()
     return made
 
 
 def test_a_worker_without_a_health_file_keeps_none() -> None:
-    Vitals("", 20.0).look([os.getpid()])
+    HealthFile("", 20.0).update([os.getpid()])
 
 
 def test_a_worker_whose_children_turn_is_healthy(file: Path) -> None:
-    vitals(file, Pulse(), 3600.0).look([os.getpid()])
+    make_file(file, Liveness(), 3600.0).update([os.getpid()])
 
     assert file.read_text() == ""
     assert health.main(["--file", str(file)]) == 0
@@ -50,7 +52,7 @@ def test_a_worker_whose_children_turn_is_healthy(file: Path) -> None:
 def test_a_child_that_does_not_turn_and_runs_nothing_hangs(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    vitals(file, Pulse(), 0.0).look([os.getpid()])
+    make_file(file, Liveness(), 0.0).update([os.getpid()])
 
     assert health.main(["--file", str(file)]) == 1
     assert capsys.readouterr().err == (
@@ -59,28 +61,28 @@ def test_a_child_that_does_not_turn_and_runs_nothing_hangs(
 
 
 def test_a_child_that_runs_a_task_may_take_as_long_as_it_likes(file: Path) -> None:
-    pulse = Pulse()
-    watching = vitals(file, pulse, 0.0)
-    pulse.turn(busy=True)
-    watching.look([os.getpid()])
+    liveness = Liveness()
+    kept = make_file(file, liveness, 0.0)
+    liveness.mark_turn(busy=True)
+    kept.update([os.getpid()])
 
     assert file.read_text() == ""
 
 
 def test_a_task_that_ended_excuses_no_child_that_does_not_turn(file: Path) -> None:
-    pulse = Pulse()
-    watching = vitals(file, pulse, 0.0)
-    pulse.turn(busy=True)
-    pulse.rest()
-    watching.look([os.getpid()])
+    liveness = Liveness()
+    kept = make_file(file, liveness, 0.0)
+    liveness.mark_turn(busy=True)
+    liveness.mark_idle()
+    kept.update([os.getpid()])
 
     assert "runs no task" in file.read_text()
 
 
 def test_a_child_that_starts_has_more_time_than_one_that_works(file: Path) -> None:
-    watching = Vitals(str(file), 3600.0)
-    watching.expect(os.getpid(), Pulse())
-    watching.look([os.getpid()])
+    kept = HealthFile(str(file), 3600.0)
+    kept.watch_child(os.getpid(), Liveness())
+    kept.update([os.getpid()])
 
     assert file.read_text() == ""
 
@@ -88,23 +90,23 @@ def test_a_child_that_starts_has_more_time_than_one_that_works(file: Path) -> No
 def test_a_stopped_child_hangs_whatever_it_runs(
     file: Path, child: subprocess.Popen[bytes], wait_until: Callable[..., object]
 ) -> None:
-    pulse = Pulse()
-    watching = vitals(file, pulse, 0.0, child.pid)
-    pulse.turn(busy=True)
+    liveness = Liveness()
+    kept = make_file(file, liveness, 0.0, child.pid)
+    liveness.mark_turn(busy=True)
     child.send_signal(signal.SIGSTOP)
     if sys.platform == "linux":
         wait_until(lambda: is_stopped(child.pid), 10, "the child to be stopped")
-        watching.look([child.pid])
+        kept.update([child.pid])
         assert f"child {child.pid} is stopped" in file.read_text()
         child.send_signal(signal.SIGCONT)
         wait_until(lambda: not is_stopped(child.pid), 10, "the child to go on")
-    watching.look([child.pid])
+    kept.update([child.pid])
 
     assert file.read_text() == ""
 
 
 def test_a_child_that_has_ended_is_not_waited_for(file: Path) -> None:
-    vitals(file, Pulse(), 0.0).look([])
+    make_file(file, Liveness(), 0.0).update([])
 
     assert file.read_text() == ""
 
@@ -112,9 +114,9 @@ def test_a_child_that_has_ended_is_not_waited_for(file: Path) -> None:
 def test_a_health_file_that_cannot_be_written_stops_no_worker(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watching = vitals(tmp_path / "none" / "alive", Pulse(), 3600.0)
-    watching.look([os.getpid()])
-    watching.look([os.getpid()])
+    kept = make_file(tmp_path / "none" / "alive", Liveness(), 3600.0)
+    kept.update([os.getpid()])
+    kept.update([os.getpid()])
 
     [said] = [record.getMessage() for record in caplog.records]
     assert said.startswith("health: the health file cannot be written: [Errno 2]")
@@ -124,14 +126,14 @@ def test_a_file_that_nobody_touches_is_unhealthy(file: Path) -> None:
     file.touch()
     os.utime(file, (1000.0, 1000.0))
 
-    assert health.complaint(file, 30.0, 1030.0) == ""
-    assert health.complaint(file, 30.0, 1031.0) == (
+    assert health.find_problem(file, 30.0, 1030.0) == ""
+    assert health.find_problem(file, 30.0, 1031.0) == (
         f"{file} was last touched 31 s ago; 30 s are allowed"
     )
 
 
 def test_no_file_is_unhealthy(file: Path) -> None:
-    assert health.complaint(file, 30.0, 0.0).startswith(f"{file}: No such file or directory")
+    assert health.find_problem(file, 30.0, 0.0).startswith(f"{file}: No such file or directory")
 
 
 def test_the_probe_needs_a_file(

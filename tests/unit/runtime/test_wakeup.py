@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from machine.runtime.wakeup import Doorbell
+from machine.runtime.wakeup import Wakeup
 
 
 def no_waker() -> None:
@@ -15,22 +15,22 @@ def no_waker() -> None:
 
 
 def test_a_ring_before_the_sleep_ends_it() -> None:
-    bell = Doorbell(no_waker)  # type: ignore[arg-type]
+    wakeup = Wakeup(no_waker)  # type: ignore[arg-type]
 
-    bell.ring()
-    bell.sleep(3600)
+    wakeup.wake()
+    wakeup.sleep(3600)
 
-    bell.close()
+    wakeup.close()
 
 
 def test_a_closed_bell_writes_to_nobody_who_has_its_number_now() -> None:
-    bell = Doorbell(no_waker)  # type: ignore[arg-type]
-    bell.close()
+    wakeup = Wakeup(no_waker)  # type: ignore[arg-type]
+    wakeup.close()
     taken = [os.pipe() for _ in range(2)]
     for reader, _ in taken:
         os.set_blocking(reader, False)
 
-    bell.ring()
+    wakeup.wake()
 
     heard = []
     for reader, writer in taken:
@@ -41,11 +41,11 @@ def test_a_closed_bell_writes_to_nobody_who_has_its_number_now() -> None:
 
 
 def test_closing_twice_closes_nothing_else() -> None:
-    bell = Doorbell(no_waker)  # type: ignore[arg-type]
-    bell.close()
+    wakeup = Wakeup(no_waker)  # type: ignore[arg-type]
+    wakeup.close()
     reader, writer = os.pipe()
 
-    bell.close()
+    wakeup.close()
 
     os.write(writer, b"x")
     assert os.read(reader, 1) == b"x"

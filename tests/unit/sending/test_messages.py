@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from machine.errors import SignatureError
-from machine.sending.messages import MessageMaker, MessageRules
+from machine.sending.messages import MessageMaker
 from machine.wire.messages import decode_signature
 from machine.wire.signature import Arg, Signature, State, TaskState
 from machine.wire.states import encode_state
 from machine.wire.text import format_time
+from tests.conftest import message_rules
 
 NOW_NS = 1_700_000_000_123_456_789
 
@@ -21,14 +22,14 @@ def signature(**fields: object) -> Signature:
 def test_a_message_carries_the_state_that_the_codec_writes() -> None:
     own = signature(routing_key="q")
 
-    [message], states = MessageMaker(MessageRules()).make([own], NOW_NS)
+    [message], states = MessageMaker(message_rules()).make([own], NOW_NS)
 
     assert message.pending == encode_state(TaskState.pending(own, format_time(NOW_NS)))
     assert states == []
 
 
 def test_states_that_do_not_travel_are_returned_one_for_each_message() -> None:
-    maker = MessageMaker(MessageRules(keeps_states=False))
+    maker = MessageMaker(message_rules(keeps_states=False))
 
     messages, states = maker.make([signature(), signature(uuid="task_2")], NOW_NS)
 
@@ -42,13 +43,13 @@ def test_states_that_do_not_travel_are_returned_one_for_each_message() -> None:
 
 @pytest.mark.parametrize(("eta_ns", "due_ns"), [(NOW_NS + 1, NOW_NS + 1), (NOW_NS, 0), (None, 0)])
 def test_only_what_is_due_later_is_delayed(eta_ns: int | None, due_ns: int) -> None:
-    [message], _ = MessageMaker(MessageRules()).make([signature(eta_ns=eta_ns)], NOW_NS)
+    [message], _ = MessageMaker(message_rules()).make([signature(eta_ns=eta_ns)], NOW_NS)
 
     assert message.due_ns == due_ns
 
 
 def test_follow_ups_are_made_as_everything_else_is() -> None:
-    maker = MessageMaker(MessageRules(default_queue="home"))
+    maker = MessageMaker(message_rules(default_queue="home"))
     headers = {"x-expires-in": "60", "x-sent-at": "1"}
     follow_up, sent = signature(headers=dict(headers)), signature(routing_key="home")
     sent.headers = dict(headers)
@@ -60,7 +61,7 @@ def test_follow_ups_are_made_as_everything_else_is() -> None:
 
 
 def test_a_follow_up_goes_only_to_a_queue_that_is_allowed() -> None:
-    maker = MessageMaker(MessageRules(default_queue="a", allowed_queues=frozenset({"b", "a"})))
+    maker = MessageMaker(message_rules(default_queue="a", allowed_queues=frozenset({"b", "a"})))
 
     maker.make_follow_ups([signature(), signature(routing_key="b")], NOW_NS)
 
@@ -72,14 +73,14 @@ def test_a_follow_up_goes_only_to_a_queue_that_is_allowed() -> None:
 
 
 def test_a_follow_up_is_no_larger_than_what_a_caller_sends() -> None:
-    maker = MessageMaker(MessageRules(max_message_bytes=500))
+    maker = MessageMaker(message_rules(max_message_bytes=500))
 
     with pytest.raises(SignatureError, match=r"^Task 'a' makes a message of \d+ bytes; max_messa"):
         maker.make_follow_ups([signature(args=[Arg("string", "x" * 500)])], NOW_NS)
 
 
 def test_no_message_has_the_id_of_the_delayed_set_that_is_configured() -> None:
-    maker = MessageMaker(MessageRules(delayed_key="later"))
+    maker = MessageMaker(message_rules(delayed_key="later"))
 
     maker.make_follow_ups([signature(uuid="delayed")], NOW_NS)
     with pytest.raises(SignatureError, match="later"):
@@ -88,7 +89,7 @@ def test_no_message_has_the_id_of_the_delayed_set_that_is_configured() -> None:
 
 def test_tasks_that_a_registry_adds_later_are_known() -> None:
     at_most_once: set[str] = set()
-    maker = MessageMaker(MessageRules(), at_most_once=at_most_once)
+    maker = MessageMaker(message_rules(), at_most_once=at_most_once)
     before = maker.complete(signature()).headers
 
     at_most_once.add("a")
@@ -97,7 +98,7 @@ def test_tasks_that_a_registry_adds_later_are_known() -> None:
 
 
 def test_ids_hold_their_queues_slot_on_a_cluster_only() -> None:
-    rules = MessageRules(default_queue="home")
+    rules = message_rules(default_queue="home")
 
     assert MessageMaker(rules, cluster_mode=True).new_id("task", "q").startswith("task_{q}_")
     assert MessageMaker(rules, cluster_mode=True).new_id("group").startswith("group_{home}_")
@@ -105,7 +106,7 @@ def test_ids_hold_their_queues_slot_on_a_cluster_only() -> None:
 
 
 def test_what_no_worker_could_read_is_left_out_of_what_is_shown() -> None:
-    maker = MessageMaker(MessageRules())
+    maker = MessageMaker(message_rules())
     [message], _ = maker.make([signature(routing_key="q")], NOW_NS)
 
     shown = maker.decode_readable([b"no JSON", message.payload])

@@ -227,7 +227,7 @@ def test_a_worker_made_by_a_server_sees_to_what_is_registered_there() -> None:
         server.register_task("x", periodic("@daily", name="x")(task(name="x")(nothing)))
         worker = server.new_worker()
 
-        entries = worker._parts.timetable(server.registry)
+        entries = worker._factories.timetable(server.registry)
 
     assert [entry.name for entry in entries] == ["nightly", "x"]
     assert [entry.signatures[0].routing_key for entry in entries] == ["machinery_tasks"] * 2

@@ -14,13 +14,14 @@ from machine.config import Config
 from machine.errors import ConfigError, MachineError, SignatureError
 from machine.registry import Registry
 from machine.sending.canceling import Canceling
-from machine.sending.messages import MessageMaker, MessageRules
+from machine.sending.messages import MessageMaker
 from machine.sending.sending import Sending
 from machine.sending.workflows import WorkflowSending
 from machine.server import Server
 from machine.wire.signature import Signature
 from machine.workflow.builders import chain, group
 from machine.workflow.pieces import GroupChain
+from tests.conftest import message_rules
 
 Send = Callable[[Sending, Signature], Any]
 
@@ -64,7 +65,7 @@ class Instrument:
 
 def sending_on(store: Server, log: list[str], **limits: Any) -> Sending:
     return Sending(
-        MessageMaker(MessageRules(**limits)),
+        MessageMaker(message_rules(**limits)),
         store.broker,
         store.backend,
         Canceling(store.broker, store.backend),
@@ -110,7 +111,7 @@ def test_instruments_are_entered_once_for_all_that_a_workflow_sends(store: Serve
     log: list[str] = []
     sending = sending_on(store, log)
     workflows = WorkflowSending(
-        sending, MessageMaker(MessageRules()), Canceling(store.broker, store.backend)
+        sending, MessageMaker(message_rules()), Canceling(store.broker, store.backend)
     )
 
     workflows.send(group(Signature(name="n", uuid=uuid) for uuid in ("task_1", "task_2")))
@@ -125,7 +126,7 @@ def test_instruments_are_entered_once_for_all_that_a_workflow_sends(store: Serve
 
 def test_nothing_is_written_where_no_result_could_be_read(store: Server, send: Send) -> None:
     sending = Sending(
-        MessageMaker(MessageRules()), store.broker, None, Canceling(store.broker, None)
+        MessageMaker(message_rules()), store.broker, None, Canceling(store.broker, None)
     )
 
     with pytest.raises(ConfigError, match=r"^Result backend required"):
@@ -136,7 +137,7 @@ def test_nothing_is_written_where_no_result_could_be_read(store: Server, send: S
 
 def test_handles_cancel_by_the_canceler_they_were_given(store: Server) -> None:
     canceler = Canceling(store.broker, store.backend)
-    messages = MessageMaker(MessageRules())
+    messages = MessageMaker(message_rules())
     sending = Sending(messages, store.broker, store.backend, canceler)
 
     one = sending.send_task(Signature(name="n"))

@@ -18,7 +18,7 @@ from machine.config import Config
 from machine.execution import Failed, Succeeded, TaskContext
 from machine.ports.moves import Claim
 from machine.registry import Registry
-from machine.runtime.child.instruments import Watch
+from machine.runtime.child.instruments import Instruments
 from machine.runtime.child.pool import Job
 from machine.server import Server
 from machine.telemetry.tracing import Tracing
@@ -152,7 +152,7 @@ def test_what_breaks_in_your_sdk_does_not_harm_a_task(
     signature = Signature(name="add", uuid="task_1", args=ints(1, 2))
     job = Job(Claim("1.a", "w", "q", b"", 0), signature, registry.get("add"))
 
-    outcome = Watch(None, Tracing()).run(job, None)
+    outcome = Instruments(None, Tracing()).run(job, None)
 
     assert outcome == Succeeded([TaskResult("int64", 3)])
     assert "the trace of task task_1 is not complete" in caplog.text

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from machine.ports.moves import Canceled, ChordShot, Release, Verdict
+from machine.redis import keys
 from machine.wire.signature import GroupMeta
 from machine.wire.states import encode_group, encode_state
 
@@ -260,3 +262,18 @@ def test_a_task_with_a_state_that_was_written_ahead_is_canceled_without_a_mark(
     bench.make(bench.finish(claim, follow_ups=[bench.message("later")]))
     assert bench.pending() == []
     assert bench.state_of("later") == "FAILURE"
+
+
+def test_a_callback_that_never_runs_keeps_the_group_that_it_is_a_member_of(
+    bench: Bench, raw: redis.Redis
+) -> None:
+    outer = GroupMeta(group_uuid=bench.group("outer"), task_uuids=[bench.uuid("callback"), "b"])
+    bench.backend.record_group(outer)
+    raw.expire(outer.group_uuid, 60)
+    arm(bench, "a")
+
+    assert bench.broker.fire_chord(outer_shot(bench)) is Verdict.DONE
+
+    # As where a task that ends counts as a member: 60 s may be too short for the other one.
+    assert raw.ttl(outer.group_uuid) > 86_000
+    assert raw.ttl(keys.group_done(bench.queue, outer.group_uuid)) > 86_000

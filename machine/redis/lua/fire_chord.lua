@@ -65,7 +65,13 @@ while ARGV[a] do
     put(KEYS[k], ARGV[a + 1], ARGV[2])
   else
     local new, size = redis.call("SADD", KEYS[k], ARGV[a + 2]), tonumber(ARGV[a + 3])
-    redis.call("EXPIRE", KEYS[k], ARGV[3])
+    local outer, lives = redis.pcall("GETRANGE", KEYS[k + 2], 0, 12), tonumber(ARGV[3])
+    -- The message names this key: what is no group there is not ours to let expire.
+    if outer == '{"GroupUUID":' then
+      lives = math.max(lives, redis.call("TTL", KEYS[k + 2]))
+      redis.call("EXPIRE", KEYS[k + 2], lives)
+    end
+    redis.call("EXPIRE", KEYS[k], lives)
     if new == 1 and (size == 0 or redis.call("SCARD", KEYS[k]) == size) then
       redis.call("HSET", KEYS[k + 1], ARGV[a + 1], ARGV[a + 4])
       code = 2

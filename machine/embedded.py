@@ -169,6 +169,16 @@ class EmbeddedServer:
         """Stop."""
         self.stop()
 
+    def let_guard_go(self) -> None:
+        """
+        Close this process's end of the guard's pipe.
+
+        For a forked process: with a copy of it open there, the guard would not
+        notice that the process which started the server has died.
+        """
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             msg = "the server is not running; call start(), or use it in a `with` block"
@@ -235,29 +245,42 @@ class EmbeddedServer:
 
 
 class _Shared:
-    """The server that a process keeps for eager mode, and the databases given out on it."""
+    """The servers that a process keeps for eager mode, and the databases given out on them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._server: EmbeddedServer | None = None
-        self._pid = 0
+        #: The first one has the database 0 of the process; the last one has room.
+        self._servers: list[EmbeddedServer] = []
         self._given = 0
 
-    def database(self, number: int | None) -> str:
+    def url(self, database: int | None) -> str:
         with self._lock:
-            if self._server is None or self._pid != os.getpid() or self._given >= _DATABASES:
-                # After a fork the server is the parent's; a full one is left to those who use it.
+            if not self._servers or (database is None and self._given >= _DATABASES):
                 server = EmbeddedServer(args=("--databases", str(_DATABASES))).start()
-                self._server, self._pid, self._given = server, os.getpid(), 1
-                atexit.register(_stop_own, server, self._pid)
-            if number is None:
-                number, self._given = self._given, self._given + 1
-            return f"{self._server.url.rpartition('/')[0]}/{number}"
+                self._servers.append(server)
+                self._given = 1
+                atexit.register(_stop_own, server, os.getpid())
+            if database is not None:
+                return _url_of(self._servers[0], database)
+            self._given += 1
+            return _url_of(self._servers[-1], self._given - 1)
+
+    def forget(self) -> None:
+        """Leave the servers to the parent: this process was forked from it just now."""
+        for server in self._servers:
+            server.let_guard_go()
+        # The lock too: another thread may have held it.
+        self._lock, self._servers, self._given = threading.Lock(), [], 0
+
+
+def _url_of(server: EmbeddedServer, database: int) -> str:
+    return f"{server.url.rpartition('/')[0]}/{database}"
 
 
 #: Databases of one shared server; empty ones cost nothing that can be measured.
 _DATABASES = 4096
 _shared = _Shared()
+os.register_at_fork(after_in_child=_shared.forget)
 
 
 def shared_url(database: int | None = None) -> str:
@@ -273,7 +296,7 @@ def shared_url(database: int | None = None) -> str:
     Raises:
         NoServer: Nothing suitable is installed, or it would not start.
     """
-    return _shared.database(database)
+    return _shared.url(database)
 
 
 def _stop_own(server: EmbeddedServer, pid: int) -> None:

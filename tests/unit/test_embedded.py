@@ -333,6 +333,16 @@ if "wait" in sys.argv:
     time.sleep(600)
 """
 
+OUTLIVED = """
+import os, sys, time
+from machine.embedded import shared_url
+print(shared_url(), flush=True)
+if os.fork() == 0:
+    sys.stdin.readline()
+    sys.exit(0)
+time.sleep(600)
+"""
+
 
 def servers_of(text: str) -> tuple[list[str], set[int]]:
     """Return the URLs in a program's line, and their ports."""
@@ -364,3 +374,33 @@ def test_the_processs_server_ends_when_the_process_is_killed(
         program.kill()
 
     wait_until(lambda: not any(map(is_listening, ports)), 10, "the servers have ended")
+
+
+def test_the_processs_server_ends_though_a_forked_process_lives_on(
+    wait_until: Callable[..., object],
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OUTLIVED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        _, ports = servers_of(program.stdout.readline())
+        program.kill()
+        wait_until(lambda: not any(map(is_listening, ports)), 10, "the server has ended")
+        # The forked process ends when its input does, at the end of this block.
+
+
+def test_a_full_server_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_DATABASES", 3)
+    shared = embedded._Shared()
+
+    urls = [shared.url(None) for _ in range(4)]
+    whole = [shared.url(0) for _ in range(2)]
+    for server in shared._servers:
+        server.stop()
+
+    assert [url.rpartition("/")[2] for url in urls] == ["1", "2", "1", "2"]
+    assert len({url.rpartition("/")[0] for url in urls}) == 2
+    assert set(whole) == {urls[0].rpartition("/")[0] + "/0"}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
 
 from machine.ports.moves import Canceled, ChordShot, Release, Verdict
 from machine.redis import keys
@@ -14,6 +13,8 @@ from machine.wire.states import encode_group, encode_state
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Bench
+
+DAY_S = 86_400
 
 
 def lost(bench: Bench, name: str, error: str = "not run: add x failed: boom") -> tuple[str, bytes]:
@@ -160,6 +161,35 @@ def test_it_does_not_arm_what_others_keep_waiting(bench: Bench) -> None:
     assert armed(bench) == []
 
 
+@pytest.mark.parametrize(
+    ("before_s", "after_s"),
+    [(60, DAY_S), (30 * DAY_S, 30 * DAY_S)],
+    ids=["it was about to expire", "its last member is due in a month"],
+)
+def test_a_callback_that_never_runs_keeps_the_group_it_is_a_member_of_alive(
+    bench: Bench, raw: Any, before_s: int, after_s: int
+) -> None:
+    outer = bench.group("outer")
+    bench.backend.record_group(GroupMeta(group_uuid=outer, task_uuids=[]))
+    raw.expire(outer, before_s)
+    arm(bench, "a")
+
+    bench.broker.fire_chord(outer_shot(bench))
+
+    kept_s = [raw.ttl(key) for key in (outer, keys.group_done(bench.queue, outer))]
+    assert all(after_s - 60 < each <= after_s for each in kept_s), kept_s
+
+
+def test_a_callback_that_never_runs_lets_nothing_expire_but_a_group(bench: Bench, raw: Any) -> None:
+    outer = bench.group("outer")
+    raw.set(outer, b"something else")
+    arm(bench, "a")
+
+    bench.broker.fire_chord(outer_shot(bench))
+
+    assert raw.ttl(outer) == -1
+
+
 def test_a_failed_chord_fired_twice_is_fired_once(bench: Bench) -> None:
     arm(bench, "a")
     bench.broker.fire_chord(outer_shot(bench))
@@ -262,18 +292,3 @@ def test_a_task_with_a_state_that_was_written_ahead_is_canceled_without_a_mark(
     bench.make(bench.finish(claim, follow_ups=[bench.message("later")]))
     assert bench.pending() == []
     assert bench.state_of("later") == "FAILURE"
-
-
-def test_a_callback_that_never_runs_keeps_the_group_that_it_is_a_member_of(
-    bench: Bench, raw: redis.Redis
-) -> None:
-    outer = GroupMeta(group_uuid=bench.group("outer"), task_uuids=[bench.uuid("callback"), "b"])
-    bench.backend.record_group(outer)
-    raw.expire(outer.group_uuid, 60)
-    arm(bench, "a")
-
-    assert bench.broker.fire_chord(outer_shot(bench)) is Verdict.DONE
-
-    # As where a task that ends counts as a member: 60 s may be too short for the other one.
-    assert raw.ttl(outer.group_uuid) > 86_000
-    assert raw.ttl(keys.group_done(bench.queue, outer.group_uuid)) > 86_000

@@ -2,7 +2,7 @@
 The same links for asyncio, one set for each event loop.
 
 Only what a caller needs: run commands, and read pushes. Addresses, errors and
-scripts are those of `connection`.
+scripts are those of `connections`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from redis.backoff import NoBackoff
 from machine.errors import BrokerUnavailable, MachineError
 from machine.redis.connections import Connections, next_pause_s
 from machine.redis.errors import error_of
-from machine.redis.link import TRACK, Command, Push, checked, forgotten, tracks
+from machine.redis.link import (
+    TRACK,
+    Command,
+    Push,
+    accepts_tracking,
+    raise_first_error,
+    resend_plan,
+)
 
 T = TypeVar("T")
 
@@ -30,7 +37,7 @@ async def _push(message: list[Any]) -> Push:
 
 
 class AsyncLink:
-    """One open connection of one event loop; see `connection.Link`."""
+    """One open connection of one event loop; see `Link`."""
 
     def __init__(self, connections: Connections, *, waits: bool = False, protocol: int = 2) -> None:
         self._connections = connections
@@ -94,22 +101,22 @@ class AsyncLink:
             raise
 
     async def track(self) -> bool:
-        """Ask the server to tell when keys read here change; see `connection_link.Link.track`."""
+        """Ask the server to tell when keys read here change; see `Link.track`."""
         await self.send([TRACK])
-        return tracks(await self.receive(), self._where)
+        return accepts_tracking(await self.receive(), self._where)
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all commands, then read all answers; see `connection.Link.execute`."""
+        """Send all commands, then read all answers; see `Link.execute`."""
         await self.send(commands)
         answers = [await self.receive() for _ in commands]
-        again, missed = forgotten(commands, answers)
+        again, missed = resend_plan(commands, answers)
         if missed:
             await self.send(again)
             fresh = [await self.receive() for _ in again]
-            checked(fresh[: -len(missed)], self._where)
+            raise_first_error(fresh[: -len(missed)], self._where)
             for i, answer in zip(missed, fresh[-len(missed) :], strict=True):
                 answers[i] = answer
-        return checked(answers, self._where)
+        return raise_first_error(answers, self._where)
 
     async def close(self) -> None:
         """Close the connection; the next use opens a new one."""

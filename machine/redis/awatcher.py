@@ -17,7 +17,7 @@ from machine.redis.aio import AsyncLink, of_loop
 from machine.redis.connections import Connections, next_pause_s
 from machine.redis.errors import error_of
 from machine.redis.link import Push
-from machine.redis.waiters import Interest, Watch
+from machine.redis.waiters import Waiter, Waiters
 from machine.redis.watcher import FIRST_PAUSE_S, LOOK_AGAIN_S, MOST_KEYS
 from machine.wire.signature import TaskState
 
@@ -28,7 +28,7 @@ class AsyncWatcher:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._answer_s = connections.limits.answer_s
-        self._interest = Interest()
+        self._waiters = Waiters()
         self._reader: asyncio.Task[None] | None = None
         self._link: AsyncLink | None = None
         self._asked: deque[list[str]] = deque()
@@ -46,28 +46,28 @@ class AsyncWatcher:
         asked_at = asyncio.get_running_loop().time()
         deadline = None if timeout_s is None else asked_at + timeout_s
         news = asyncio.Event()
-        watch = Watch(uuids, missing_ok=missing_ok, wake=news.set)
-        if not watch.waiting:
+        waiter = Waiter(uuids, missing_ok=missing_ok, wake=news.set)
+        if not waiter.waiting:
             return
-        self._interest.add(watch)
+        self._waiters.add(waiter)
         try:
             await self._ask(list(dict.fromkeys(uuids)))
             while True:
-                for state in watch.take():
+                for state in waiter.take():
                     yield state
-                if watch.ready:
+                if waiter.ready:
                     continue
-                if watch.error:
-                    raise watch.error
-                if not watch.waiting:
+                if waiter.error:
+                    raise waiter.error
+                if not waiter.waiting:
                     return
-                left_s = self._left_s(watch, deadline, asked_at)
+                left_s = self._left_s(waiter, deadline, asked_at)
                 # Not asyncio.timeout() around it all: it would cancel whoever iterates.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), left_s)
                 news.clear()
         finally:
-            self._interest.remove(watch)
+            self._waiters.remove(waiter)
 
     async def close(self) -> None:
         """Stop reading and close the connection; whoever waits gets `BrokerUnavailable`."""
@@ -76,19 +76,19 @@ class AsyncWatcher:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
         where = self._connections.where
-        self._interest.fail(BrokerUnavailable(f"The connection to Redis at {where} was closed."))
+        self._waiters.fail(BrokerUnavailable(f"The connection to Redis at {where} was closed."))
 
-    def _left_s(self, watch: Watch, deadline: float | None, asked_at: float) -> float | None:
-        """Return the seconds left, > 0, or raise; see `redis_watch.Watcher`."""
+    def _left_s(self, waiter: Waiter, deadline: float | None, asked_at: float) -> float | None:
+        """Return the seconds left, > 0, or raise; see `watcher.Watcher`."""
         if deadline is None:
             return None
         now = asyncio.get_running_loop().time()
         if now >= deadline:
-            lost = self._lost if watch.unread else None
+            lost = self._lost if waiter.unread else None
             deadline = asked_at + self._answer_s
-            if lost or not watch.unread or now >= deadline:
+            if lost or not waiter.unread or now >= deadline:
                 raise lost or ResultTimeout
-            watch.is_late = True
+            waiter.is_late = True
         return deadline - now
 
     # -- asking: every coroutine -----------------------------------------------------------
@@ -135,19 +135,19 @@ class AsyncWatcher:
                     pause_s, lost_at = FIRST_PAUSE_S, 0.0
                 lost_at = lost_at or loop.time()
                 if loop.time() - lost_at > self._connections.limits.retry_s:
-                    self._interest.fail(error)
+                    self._waiters.fail(error)
                 self._lost = error
-                self._interest.wake_unread()
+                self._waiters.wake_unread()
             except MachineError as error:
-                self._interest.fail(error)
+                self._waiters.fail(error)
             except Exception as error:
-                self._interest.fail(MachineError(f"Waiting for results broke off: {error!r}"))
+                self._waiters.fail(MachineError(f"Waiting for results broke off: {error!r}"))
                 raise
             finally:
                 self._link = self._patience = None
                 self._asked.clear()
                 await link.close()
-            if not self._interest.wanted():
+            if not self._waiters.wanted_keys():
                 return
             await asyncio.sleep(pause_s)
             pause_s = next_pause_s(pause_s)
@@ -157,22 +157,22 @@ class AsyncWatcher:
         limits = self._connections.limits
         try:
             async with asyncio.timeout(limits.connect_s + limits.answer_s):
-                tracks = await link.track()
+                is_tracking = await link.track()
             async with asyncio.timeout(None) as self._patience:
                 self._link, self._lost = link, None
-                await self._send(link, self._interest.wanted())
-                await self._read_on(link, tracks=tracks)
+                await self._send(link, self._waiters.wanted_keys())
+                await self._read_on(link, is_tracking=is_tracking)
         except TimeoutError as error:
             message = f"Redis at {self._connections.where} did not answer in {self._answer_s:g} s"
             raise BrokerUnavailable(message) from error
 
-    async def _read_on(self, link: AsyncLink, *, tracks: bool) -> None:
+    async def _read_on(self, link: AsyncLink, *, is_tracking: bool) -> None:
         look_s = FIRST_PAUSE_S
         while True:
             answer = await link.receive(push=True)
             self._is_heard = True
             if isinstance(answer, Push):
-                changed = self._interest.wanted([key.decode() for key in answer])
+                changed = self._waiters.wanted_keys([key.decode() for key in answer])
                 await self._send(link, changed)
                 continue
             asked = self._asked.popleft()
@@ -181,10 +181,10 @@ class AsyncWatcher:
                 error = error_of(answer, self._connections.where)
                 if isinstance(error, BrokerUnavailable):
                     raise error from answer
-                self._interest.fail(error, asked)
+                self._waiters.fail(error, asked)
             else:
-                self._interest.answer(asked, answer)
-            if not tracks and not self._asked and self._interest.wanted():
+                self._waiters.answer(asked, answer)
+            if not is_tracking and not self._asked and self._waiters.wanted_keys():
                 look_s = min(LOOK_AGAIN_S, look_s * 1.5)
                 await self._look_again(link, look_s)
 
@@ -194,7 +194,7 @@ class AsyncWatcher:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._asked_anew.wait(), pause_s)
         if not self._asked:
-            await self._send(link, self._interest.wanted())
+            await self._send(link, self._waiters.wanted_keys())
 
 
 def watcher_of(connections: Connections) -> AsyncWatcher:

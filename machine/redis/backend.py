@@ -2,7 +2,7 @@
 The Redis adapter of the backend port.
 
 Reads are plain; the states of a worker's own tasks are written by the
-broker's scripts. Waiting is in `redis_watch`: the server tells, nobody polls.
+broker's scripts. Waiting is in `watcher`: the server tells, nobody polls.
 """
 
 from __future__ import annotations

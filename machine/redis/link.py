@@ -29,7 +29,7 @@ Command = tuple[Any, ...]
 
 class Script:
     """
-    One Lua file of ``broker/lua``, sent by its digest.
+    One Lua file of ``redis/lua``, sent by its digest.
 
     Args:
         name: File name without ``.lua``.
@@ -87,7 +87,7 @@ class Link:
             self._connection = connection
         return self._connection
 
-    def _opened(self) -> Connection:
+    def _require_open(self) -> Connection:
         """Return the connection that was sent something; another one would never answer."""
         if self._connection is None:
             message = f"The connection to Redis at {self._where} was lost."
@@ -107,7 +107,7 @@ class Link:
 
     def receive(self) -> Any:
         """Read one answer. Error replies are returned as exceptions, not raised."""
-        connection = self._opened()
+        connection = self._require_open()
         try:
             return connection.read_response()
         except redis.ResponseError as error:
@@ -127,7 +127,7 @@ class Link:
         user's ACL) refuses: then somebody has to look again.
         """
         self.send([TRACK])
-        return tracks(self.receive(), self._where)
+        return accepts_tracking(self.receive(), self._where)
 
     def receive_push(self, *, is_there: bool = False) -> Any:
         """
@@ -139,7 +139,7 @@ class Link:
         Raises:
             TimeoutError: Nothing is there.
         """
-        connection = self._opened()
+        connection = self._require_open()
         if not (is_there or self.can_read()):
             raise TimeoutError
         try:
@@ -165,18 +165,18 @@ class Link:
         """
         self.send(commands)
         answers = [self.receive() for _ in commands]
-        again, missed = forgotten(commands, answers)
+        again, missed = resend_plan(commands, answers)
         if missed:
             self.send(again)
             fresh = [self.receive() for _ in again]
-            checked(fresh[: -len(missed)], self._where)
+            raise_first_error(fresh[: -len(missed)], self._where)
             for i, answer in zip(missed, fresh[-len(missed) :], strict=True):
                 answers[i] = answer
-        return checked(answers, self._where)
+        return raise_first_error(answers, self._where)
 
     def fileno(self) -> int:
         """Return the socket's file descriptor."""
-        return int(self._opened()._sock.fileno())  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
+        return int(self._require_open()._sock.fileno())  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
 
     def can_read(self, timeout_s: float = 0.0) -> bool:
         """
@@ -185,7 +185,7 @@ class Link:
         The one method that may be called while another thread uses the link.
         """
         try:
-            return bool(self._opened().can_read(timeout_s))
+            return bool(self._require_open().can_read(timeout_s))
         except (redis.RedisError, OSError, BrokerUnavailable):
             return True
         except (TypeError, ValueError):
@@ -202,7 +202,7 @@ class Link:
 TRACK: Command = ("CLIENT", "TRACKING", "ON")
 
 
-def tracks(answer: Any, where: str) -> bool:
+def accepts_tracking(answer: Any, where: str) -> bool:
     """Say whether the server tracks; raise where it could not decide just now."""
     if isinstance(answer, Exception):
         error = error_of(answer, where)
@@ -211,7 +211,7 @@ def tracks(answer: Any, where: str) -> bool:
     return not isinstance(answer, Exception)
 
 
-def forgotten(
+def resend_plan(
     commands: Sequence[Command], answers: Sequence[Any]
 ) -> tuple[list[Command], list[int]]:
     """
@@ -224,7 +224,7 @@ def forgotten(
     return (loads() if missed else []) + [commands[i] for i in missed], missed
 
 
-def checked(answers: list[Any], where: str) -> list[Any]:
+def raise_first_error(answers: list[Any], where: str) -> list[Any]:
     """Return the answers, or raise the first error among them in our terms."""
     for answer in answers:
         if isinstance(answer, Exception):

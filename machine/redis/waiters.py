@@ -1,8 +1,8 @@
 """
 Who waits for which task. No I/O: threads and event loops drive it.
 
-A `Watch` is one waiting call. `Interest` gives each state that was read to the
-watches that wait for it, and knows which keys must still be looked at.
+A `Waiter` is one waiting call. `Waiters` gives each state that was read to the
+calls that wait for it, and knows which keys must still be read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from machine.wire.signature import TaskState
 from machine.wire.states import decode_state
 
 
-class Watch:
+class Waiter:
     """
     One call that waits for some tasks to end.
 
@@ -60,74 +60,76 @@ class Watch:
         return taken
 
 
-class Interest:
-    """All watches of one connection, by the keys they wait for."""
+class Waiters:
+    """All waiters of one connection, by the keys they wait for."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, list[Watch]] = {}
+        self._by_key: dict[str, list[Waiter]] = {}
 
-    def add(self, watch: Watch) -> None:
-        """Start to look out for what this watch waits for."""
-        for uuid in watch.waiting:
-            self._watches.setdefault(uuid, []).append(watch)
+    def add(self, waiter: Waiter) -> None:
+        """Give this waiter what it waits for, from now on."""
+        for uuid in waiter.waiting:
+            self._by_key.setdefault(uuid, []).append(waiter)
 
-    def remove(self, watch: Watch) -> None:
-        """Forget a watch, ended or not."""
-        for uuid in watch.waiting:
-            self._drop(uuid, watch)
+    def remove(self, waiter: Waiter) -> None:
+        """Give this waiter nothing more; it may have ended."""
+        for uuid in waiter.waiting:
+            self._drop(uuid, waiter)
 
-    def wanted(self, uuids: Sequence[str] = ()) -> list[str]:
+    def wanted_keys(self, uuids: Sequence[str] = ()) -> list[str]:
         """Return those of these keys that somebody waits for; of all keys when none is named."""
-        return [u for u in uuids if u in self._watches] if uuids else list(self._watches)
+        return [u for u in uuids if u in self._by_key] if uuids else list(self._by_key)
 
     def answer(self, uuids: Sequence[str], values: Sequence[bytes | None]) -> None:
         """Give what was read to those who wait for it; a state that is not final wakes nobody."""
         for uuid, value in zip(uuids, values, strict=True):
-            watches = self._watches.get(uuid)
-            if not watches:
+            waiters = self._by_key.get(uuid)
+            if not waiters:
                 continue
-            for watch in watches:
-                watch.unread.discard(uuid)
-                if watch.is_late and not watch.unread:
-                    watch.wake()
+            for waiter in waiters:
+                waiter.unread.discard(uuid)
+                if waiter.is_late and not waiter.unread:
+                    waiter.wake()
             try:
                 state = None if value is None else decode_state(value)
             except MachineError as error:
-                self._fail(watches, error)
+                self._fail(waiters, error)
                 continue
             if state is None:
-                gone = [watch for watch in watches if not watch.missing_ok]
+                gone = [waiter for waiter in waiters if not waiter.missing_ok]
                 self._fail(gone, ResultNotFound(f"No state is kept under '{uuid}'. {_GONE}"))
             elif state.is_completed:
-                for watch in self._watches.pop(uuid):
-                    watch.waiting.discard(uuid)
-                    watch.ready.append(state)
-                    watch.wake()
+                for waiter in self._by_key.pop(uuid):
+                    waiter.waiting.discard(uuid)
+                    waiter.ready.append(state)
+                    waiter.wake()
 
     def fail(self, error: MachineError, uuids: Sequence[str] = ()) -> None:
-        """End every watch of these keys; of all keys when none is named."""
-        self._fail([w for uuid in self.wanted(uuids) for w in self._watches.get(uuid, ())], error)
+        """End every wait for these keys; of all keys when none is named."""
+        self._fail(
+            [w for uuid in self.wanted_keys(uuids) for w in self._by_key.get(uuid, ())], error
+        )
 
     def wake_unread(self) -> None:
         """Wake those who have seen nothing yet: there is nothing to see for now."""
-        for watches in self._watches.values():
-            for watch in watches:
-                if watch.unread:
-                    watch.wake()
+        for waiters in self._by_key.values():
+            for waiter in waiters:
+                if waiter.unread:
+                    waiter.wake()
 
-    def _fail(self, watches: Sequence[Watch], error: MachineError) -> None:
-        for watch in list(watches):
-            if watch.error is None:
-                watch.error = error
-                self.remove(watch)
-                watch.wake()
+    def _fail(self, waiters: Sequence[Waiter], error: MachineError) -> None:
+        for waiter in list(waiters):
+            if waiter.error is None:
+                waiter.error = error
+                self.remove(waiter)
+                waiter.wake()
 
-    def _drop(self, uuid: str, watch: Watch) -> None:
-        watches = self._watches.get(uuid, [])
-        if watch in watches:
-            watches.remove(watch)
-        if not watches:
-            self._watches.pop(uuid, None)
+    def _drop(self, uuid: str, waiter: Waiter) -> None:
+        waiters = self._by_key.get(uuid, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters:
+            self._by_key.pop(uuid, None)
 
 
 _GONE = "It was never sent, or it is older than results_expire_in."

@@ -18,7 +18,7 @@ from machine.errors import BrokerUnavailable, MachineError, ResultTimeout
 from machine.redis.connections import Connections, next_pause_s
 from machine.redis.errors import error_of
 from machine.redis.link import Link, Push
-from machine.redis.waiters import Interest, Watch
+from machine.redis.waiters import Waiter, Waiters
 from machine.wire.signature import TaskState
 
 #: Keys in one MGET: a bound on how long the server is busy with it.
@@ -29,12 +29,12 @@ FIRST_PAUSE_S = 0.01
 _FOREVER_S = 1e9
 
 
-class _Line:
+class _TrackedLink:
     """One tracked connection and the questions on it; when lost, both go together."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.tracks = link.track()
+        self.is_tracking = link.track()
         self.asked: deque[list[str]] = deque()
         #: Monotonic second of the last sign of life, or of the question after it.
         self.heard_at = time.monotonic()
@@ -45,15 +45,15 @@ class Watcher:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        #: Over the watches, and who leads. May be taken inside `_using`, never around it.
+        #: Over the waiters, and who leads. May be taken inside `_using`, never around it.
         self._lock = threading.Lock()
-        #: Over the line. TLS cannot be read and written at once.
+        #: Over the tracked link. TLS cannot be read and written at once.
         self._using = threading.RLock()
-        self._interest = Interest()
-        self._line: _Line | None = None
+        self._waiters = Waiters()
+        self._tracked: _TrackedLink | None = None
         self._led = False
-        self._followers: dict[Watch, threading.Condition] = {}
-        #: Why there is no line just now.
+        self._followers: dict[Waiter, threading.Condition] = {}
+        #: Why no link is tracked just now.
         self._lost: BrokerUnavailable | None = None
 
     def completed(
@@ -63,49 +63,49 @@ class Watcher:
         asked_at = time.monotonic()
         deadline = asked_at + (_FOREVER_S if timeout_s is None else timeout_s)
         news = threading.Condition(self._lock)
-        watch = Watch(uuids, missing_ok=missing_ok, wake=news.notify)
-        if not watch.waiting:
+        waiter = Waiter(uuids, missing_ok=missing_ok, wake=news.notify)
+        if not waiter.waiting:
             return
         with self._lock:
-            self._interest.add(watch)
+            self._waiters.add(waiter)
         try:
             self._ask(list(dict.fromkeys(uuids)))
             while True:
                 with self._lock:
-                    states, is_over, error = watch.take(), watch.is_over, watch.error
+                    states, is_over, error = waiter.take(), waiter.is_over, waiter.error
                 yield from states
                 if error:
                     raise error
                 if is_over:
                     return
-                self._wait(watch, news, deadline, asked_at)
+                self._wait(waiter, news, deadline, asked_at)
         finally:
             with self._lock:
-                self._interest.remove(watch)
+                self._waiters.remove(waiter)
 
     def close(self) -> None:
         """Close the connection; waiting threads open it again."""
-        self._drop(self._line)
+        self._drop(self._tracked)
 
     # -- one of them leads -----------------------------------------------------------------
     def _wait(
-        self, watch: Watch, news: threading.Condition, deadline: float, asked_at: float
+        self, waiter: Waiter, news: threading.Condition, deadline: float, asked_at: float
     ) -> None:
         """Lead, or wait for the leader to bring something or to step down."""
         with self._lock:
-            self._followers[watch] = news
+            self._followers[waiter] = news
             try:
-                while self._led and not watch.has_news:
-                    news.wait(min(self._left_s(watch, deadline, asked_at), threading.TIMEOUT_MAX))
-                if watch.has_news:
+                while self._led and not waiter.has_news:
+                    news.wait(min(self._left_s(waiter, deadline, asked_at), threading.TIMEOUT_MAX))
+                if waiter.has_news:
                     return
                 self._led = True
             finally:
-                del self._followers[watch]
+                del self._followers[waiter]
                 if not self._led:
                     self._offer_lead()  # it may have been offered to us, who do not take it
         try:
-            self._lead(watch, deadline, asked_at)
+            self._lead(waiter, deadline, asked_at)
         finally:
             with self._lock:
                 self._led = False
@@ -116,18 +116,20 @@ class Watcher:
             news.notify()
             break
 
-    def _lead(self, watch: Watch, deadline: float, asked_at: float) -> None:
-        """Read until this watch has something."""
+    def _lead(self, waiter: Waiter, deadline: float, asked_at: float) -> None:
+        """Read until this waiter has something."""
         pause_s, look_s, lost_at = FIRST_PAUSE_S, FIRST_PAUSE_S, 0.0
-        while not watch.has_news:
-            left_s = self._left_s(watch, deadline, asked_at)
+        while not waiter.has_news:
+            left_s = self._left_s(waiter, deadline, asked_at)
             try:
-                line = self._opened()
-                is_read = self._read(line, left_s if line.tracks else min(left_s, look_s))
+                tracked = self._open()
+                is_read = self._read(
+                    tracked, left_s if tracked.is_tracking else min(left_s, look_s)
+                )
                 pause_s, lost_at = FIRST_PAUSE_S, 0.0
-                if not (is_read or line.tracks or line.asked):
+                if not (is_read or tracked.is_tracking or tracked.asked):
                     look_s = min(LOOK_AGAIN_S, look_s * 1.5)
-                    self._ask(self._wanted())
+                    self._ask(self._wanted_keys())
             except BrokerUnavailable as error:
                 self._lose(error)
                 now = time.monotonic()
@@ -141,7 +143,7 @@ class Watcher:
             except MachineError as error:
                 self._fail(error)
 
-    def _left_s(self, watch: Watch, deadline: float, asked_at: float) -> float:
+    def _left_s(self, waiter: Waiter, deadline: float, asked_at: float) -> float:
         """
         Return the seconds left, > 0; a first look may always be waited for.
 
@@ -151,109 +153,109 @@ class Watcher:
         """
         now = time.monotonic()
         if now >= deadline:
-            lost = self._lost if watch.unread else None
+            lost = self._lost if waiter.unread else None
             deadline = asked_at + self._connections.limits.answer_s
-            if lost or not watch.unread or now >= deadline:
+            if lost or not waiter.unread or now >= deadline:
                 raise lost or ResultTimeout
-            watch.is_late = True
+            waiter.is_late = True
         return deadline - now
 
     def _lose(self, error: BrokerUnavailable) -> None:
-        """Remember why there is no line, for those whose time is up."""
+        """Remember why no link is tracked, for those whose time is up."""
         with self._lock:
             self._lost = error
-            self._interest.wake_unread()
+            self._waiters.wake_unread()
 
     def _fail(self, error: MachineError) -> None:
         """End every wait: each would only find the same, one patience after the other."""
         with self._lock:
-            self._interest.fail(error)
+            self._waiters.fail(error)
 
     # -- reading: the leader only ----------------------------------------------------------
-    def _opened(self) -> _Line:
-        """Return the line; a new one asks for everything that anyone waits for."""
-        if self._line is not None:
-            return self._line
+    def _open(self) -> _TrackedLink:
+        """Return the tracked link; a new one asks for everything that anyone waits for."""
+        if self._tracked is not None:
+            return self._tracked
         link = self._connections.link(protocol=3)
         try:
-            line = _Line(link)
+            tracked = _TrackedLink(link)
         except BaseException:
             link.close()
             raise
-        # First the line, then what is wanted: whoever comes in between asks for himself.
-        self._line, self._lost = line, None
-        self._ask(self._wanted())
-        return line
+        # First the link, then what is wanted: whoever comes in between asks for himself.
+        self._tracked, self._lost = tracked, None
+        self._ask(self._wanted_keys())
+        return tracked
 
-    def _read(self, line: _Line, timeout_s: float) -> bool:
+    def _read(self, tracked: _TrackedLink, timeout_s: float) -> bool:
         """Read what is there or comes in time; say whether anything did."""
         answer_s = self._connections.limits.answer_s
         # Never for long: another thread may have closed this socket just before we look at it.
-        is_there = line.link.can_read(min(timeout_s, answer_s))
+        is_there = tracked.link.can_read(min(timeout_s, answer_s))
         with self._using:
             if not is_there:
-                if line.asked and time.monotonic() - line.heard_at > answer_s:
-                    self._drop(line)
+                if tracked.asked and time.monotonic() - tracked.heard_at > answer_s:
+                    self._drop(tracked)
                     message = f"Redis at {self._connections.where} did not answer in {answer_s:g} s"
                     raise BrokerUnavailable(message)
                 return False
             try:
-                changed = self._sort(line)
+                changed = self._sort(tracked)
             except BaseException:
-                self._drop(line)
+                self._drop(tracked)
                 raise
-            line.heard_at = time.monotonic()
+            tracked.heard_at = time.monotonic()
         if changed:
             self._ask(list(dict.fromkeys(changed)))
         return True
 
-    def _sort(self, line: _Line) -> list[str]:
-        """Give answers to their watches, and return the wanted keys that have changed."""
+    def _sort(self, tracked: _TrackedLink) -> list[str]:
+        """Give answers to their waiters, and return the wanted keys that have changed."""
         changed: list[str] = []
         is_there = True
         while True:
             try:
-                answer = line.link.receive_push(is_there=is_there)
+                answer = tracked.link.receive_push(is_there=is_there)
             except TimeoutError:
                 return changed
             is_there = False
             with self._lock:
                 if isinstance(answer, Push):
-                    changed += self._interest.wanted([key.decode() for key in answer])
+                    changed += self._waiters.wanted_keys([key.decode() for key in answer])
                 elif not isinstance(answer, Exception):
-                    self._interest.answer(line.asked.popleft(), answer)
+                    self._waiters.answer(tracked.asked.popleft(), answer)
                 else:
                     error = error_of(answer, self._connections.where)
                     if isinstance(error, BrokerUnavailable):
                         raise error from answer
-                    self._interest.fail(error, line.asked.popleft())
+                    self._waiters.fail(error, tracked.asked.popleft())
 
-    def _wanted(self) -> list[str]:
+    def _wanted_keys(self) -> list[str]:
         with self._lock:
-            return self._interest.wanted()
+            return self._waiters.wanted_keys()
 
     # -- asking: everybody -----------------------------------------------------------------
     def _ask(self, uuids: list[str]) -> None:
-        """Have these keys read, if there is a line; whoever opens one reads everything."""
+        """Have these keys read, if a link is tracked; whoever opens one reads everything."""
         with self._using:
-            line = self._line
-            if line is None or not uuids:
+            tracked = self._tracked
+            if tracked is None or not uuids:
                 return
-            if not line.asked:
-                line.heard_at = time.monotonic()
+            if not tracked.asked:
+                tracked.heard_at = time.monotonic()
             chunks = [uuids[i : i + MOST_KEYS] for i in range(0, len(uuids), MOST_KEYS)]
-            line.asked.extend(chunks)
+            tracked.asked.extend(chunks)
             try:
-                line.link.send([("MGET", *chunk) for chunk in chunks])
+                tracked.link.send([("MGET", *chunk) for chunk in chunks])
             except BrokerUnavailable:
-                self._drop(line)  # the leader notices, now or when there is one
+                self._drop(tracked)  # the leader notices, now or when there is one
             except BaseException:
-                self._drop(line)
+                self._drop(tracked)
                 raise
 
-    def _drop(self, line: _Line | None) -> None:
+    def _drop(self, tracked: _TrackedLink | None) -> None:
         with self._using:
-            if line is not None:
-                line.link.close()
-            if line is self._line:
-                self._line = None
+            if tracked is not None:
+                tracked.link.close()
+            if tracked is self._tracked:
+                self._tracked = None

@@ -642,7 +642,7 @@ def test_cancelled_waits_leave_nothing_behind(post: Post, watched: Callable[...,
         await asyncio.gather(*waits, return_exceptions=True)
         watcher = watcher_of(post.connections)
         left = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
-        wanted = watcher._interest.wanted()
+        wanted = watcher._waiters.wanted_keys()
         await asyncio.to_thread(post.end, "n3")
         still = await post.await_("n3")
         await post.backend.aclose()

@@ -44,12 +44,10 @@ class RedisBackend:
         self._watcher = Watcher(connections)
 
     def read(self, uuids: Sequence[str]) -> list[TaskState | None]:
-        """Return each task's state, ``None`` where none is kept; one round trip."""
         commands = _reads(uuids)
         return _states(self._connections.execute(commands)) if commands else []
 
     async def aread(self, uuids: Sequence[str]) -> list[TaskState | None]:
-        """Do what `read` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         commands = _reads(uuids)
@@ -75,13 +73,11 @@ class RedisBackend:
     def record_group(
         self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
     ) -> None:
-        """Write a group's meta unless it is there already."""
         self._connections.execute(self._group_commands(meta, due_ns, ahead))
 
     async def arecord_group(
         self, meta: GroupMeta, *, due_ns: int = 0, ahead: Sequence[TaskState] = ()
     ) -> None:
-        """Do what `record_group` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         await links_of(self._connections).execute(self._group_commands(meta, due_ns, ahead))
@@ -96,39 +92,32 @@ class RedisBackend:
         return [("SET", key, document, "NX", "EX", kept_s) for key, document in entries]
 
     def read_group(self, group_uuid: str) -> GroupMeta | None:
-        """Return a group's meta, or ``None``."""
         value = self._connections.execute([("GET", group_uuid)])[0]
         return None if value is None else decode_group(value)
 
     def completed(
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
     ) -> Iterator[TaskState]:
-        """Yield each task's final state once, as it becomes final; nothing is polled."""
         return self._watcher.completed(uuids, timeout_s, missing_ok=missing_ok)
 
     def acompleted(
         self, uuids: Sequence[str], timeout_s: float | None, *, missing_ok: bool = False
     ) -> AsyncIterator[TaskState]:
-        """Do what `completed` does, without blocking the event loop."""
         from machine.redis.awatcher import watcher_of  # noqa: PLC0415 - asyncio where used
 
         return watcher_of(self._connections).completed(uuids, timeout_s, missing_ok=missing_ok)
 
     def purge_state(self, uuid: str) -> None:
-        """Forget a task's state."""
         self._connections.execute([("DEL", uuid)])
 
     def purge_group(self, group_uuid: str) -> None:
-        """Forget a group's meta; the members' states stay."""
         self._connections.execute([("DEL", group_uuid)])
 
     def close(self) -> None:
-        """Close every connection."""
         self._watcher.close()
         self._connections.close()
 
     async def aclose(self) -> None:
-        """Close the running event loop's connections, and the others."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
         from machine.redis.awatcher import watcher_of  # noqa: PLC0415 - asyncio where used
 

@@ -17,8 +17,8 @@ from machine.ports.broker import UNPARK_MOST, UNPARK_WITHIN_S
 from machine.ports.moves import Claim, Exchange, Move
 from machine.redis import keys
 from machine.redis.connections import Connections
-from machine.redis.link import loads, script
-from machine.redis.moves import MOST_MOVES, calls, digest_of, read_claims, read_verdicts
+from machine.redis.link import load_commands, script
+from machine.redis.moves import MOST_MOVES, build_calls, digest_of, read_claims, read_verdicts
 from machine.redis.roles import QueueSettings, RedisRole
 from machine.redis.waker import RedisWaker
 from machine.wire.messages import decode_signature
@@ -36,10 +36,11 @@ class RedisClaims(RedisRole):
         self._calls = itertools.count()
 
     def register(self, worker_id: str, queues: Sequence[str]) -> None:
-        """Give a worker its lease on each queue."""
         names = [keys.workers(queue) for queue in queues]
         # With every script known, a finish and a claim of one round trip cannot change places.
-        self._execute([*loads(), script("register").call(names, [worker_id, self._lease_ms])])
+        self._execute(
+            [*load_commands(), script("register").call(names, [worker_id, self._lease_ms])]
+        )
 
     def unregister(self, worker_id: str, queues: Sequence[str]) -> None:
         """Take the worker off the roster where it holds nothing; empty the landing lists."""
@@ -52,8 +53,7 @@ class RedisClaims(RedisRole):
     def exchange(
         self, worker_id: str, queues: Sequence[str], moves: Sequence[Move], want: int
     ) -> Exchange:
-        """Carry out the moves, then claim up to ``want`` messages, in one round trip."""
-        built = calls(moves, self._context()) if moves else []
+        built = build_calls(moves, self._context()) if moves else []
         commands = [call.command for call in built]
         nonce = f"{self._nonce}{next(self._calls):x}"
         if queues:
@@ -80,7 +80,6 @@ class RedisClaims(RedisRole):
         )
 
     def canceled(self, uuids: Sequence[str]) -> set[str]:
-        """Return those of these tasks that are marked as canceled."""
         if not uuids:
             return set()
         marks = self._execute([("ZMSCORE", self._canceled_key, *uuids)])[0]
@@ -91,7 +90,6 @@ class RedisClaims(RedisRole):
         return RedisWaker(self._connections, queues, self._settings.block_s)
 
     def held(self, queue: str, worker_id: str) -> list[Claim]:
-        """Return all claims the server says this worker holds, in fence order."""
         reply = self._execute([("HGETALL", keys.held(queue, worker_id))])[0]
         if not reply:
             return []
@@ -104,7 +102,6 @@ class RedisClaims(RedisRole):
         return sorted(claims, key=lambda claim: claim.fence)
 
     def unpark(self, queue: str, knows: Callable[[str], bool]) -> int:
-        """Make due what was put aside and is known now; see `Broker.unpark`."""
         parked = keys.parked(queue)
         count, now = self._execute([("HLEN", parked), ("TIME",)])
         if not count:

@@ -45,15 +45,15 @@ class InlineBroker(RedisBroker):
         self._names |= dict.fromkeys(names)
 
     def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
-        return self._noted(messages, super().enqueue(self._due_now(messages)))
+        return self._remember(messages, super().enqueue(self._due_now(messages)))
 
     async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
-        return self._noted(messages, await super().aenqueue(self._due_now(messages)))
+        return self._remember(messages, await super().aenqueue(self._due_now(messages)))
 
     def enqueue_unique(self, message: Message, key: str, *, replace: bool = False) -> Admitted:
         [now] = self._due_now([message])
         admitted = super().enqueue_unique(now, key, replace=replace)
-        self._noted([message], [admitted.outcome])
+        self._remember([message], [admitted.outcome])
         return admitted
 
     async def aenqueue_unique(
@@ -61,7 +61,7 @@ class InlineBroker(RedisBroker):
     ) -> Admitted:
         [now] = self._due_now([message])
         admitted = await super().aenqueue_unique(now, key, replace=replace)
-        self._noted([message], [admitted.outcome])
+        self._remember([message], [admitted.outcome])
         return admitted
 
     def exchange(
@@ -86,7 +86,7 @@ class InlineBroker(RedisBroker):
         self.add_queues(message.queue for message in shot.messages)
         return verdict
 
-    def _noted(self, messages: Sequence[Message], outcomes: list[Enqueued]) -> list[Enqueued]:
+    def _remember(self, messages: Sequence[Message], outcomes: list[Enqueued]) -> list[Enqueued]:
         """Remember the queues; not one whose name is a key of another kind: it cannot be read."""
         self.add_queues(
             message.queue

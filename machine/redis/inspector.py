@@ -28,13 +28,11 @@ class RedisInspector(RedisRole):
     """The broker's side for people and what shows them queues. See `Inspector`."""
 
     def pending(self, queue: str, most: int = -1) -> list[bytes]:
-        """Return messages ready in a queue, next first; -1 = all."""
         last = -1 if most < 0 else most - 1
         reply: list[bytes] = self._execute([("LRANGE", queue, 0, last)])[0] if most else []
         return reply
 
     def delayed(self, most: int = -1) -> list[bytes]:
-        """Return delayed messages of all queues, earliest first; -1 = all."""
         last = -1 if most < 0 else most - 1
         reply: list[bytes] = (
             self._execute([("ZRANGE", self._settings.delayed_key, 0, last)])[0] if most else []
@@ -42,7 +40,6 @@ class RedisInspector(RedisRole):
         return reply
 
     def dead(self, queue: str, most: int = 100) -> list[DeadLetter]:
-        """Return dead letters, oldest first."""
         ids = self._execute([("ZRANGE", keys.dead_index(queue), 0, most - 1)])[0] if most else []
         envelopes = self._execute([("HMGET", keys.dead(queue), *ids)])[0] if ids else []
         return [
@@ -52,7 +49,6 @@ class RedisInspector(RedisRole):
         ]
 
     def replay(self, queue: str, ids: Sequence[str]) -> int:
-        """Put dead letters back at the tail of their queue, crash count 0; say how many."""
         envelopes = self._execute([("HMGET", keys.dead(queue), *ids)])[0] if ids else []
         args: list[str | bytes] = []
         for letter, envelope in zip(ids, envelopes, strict=True):
@@ -70,12 +66,10 @@ class RedisInspector(RedisRole):
         return int(self._execute([script("replay").call(names, args)])[0])
 
     def purge_dead(self, queue: str, ids: Sequence[str]) -> int:
-        """Delete dead letters for good; say how many."""
         names = [keys.dead(queue), keys.dead_index(queue)]
         return int(self._execute([script("purge_dead").call(names, list(ids))])[0]) if ids else 0
 
     def survey(self, queues: Sequence[str]) -> Survey:
-        """Count what is in these queues; see `Broker.survey`."""
         commands: list[Command] = [("TIME",), ("ZCARD", self._settings.delayed_key)]
         for queue in queues:
             commands += (
@@ -104,7 +98,7 @@ class RedisInspector(RedisRole):
                 pending=ready + landed,
                 running=sum(islice(held, len(roster) // 2)),
                 dead=dead,
-                workers=_alive(roster, now_ms),
+                workers=_list_alive(roster, now_ms),
                 oldest=first[0] if first else b"",
             )
             for queue, (ready, landed, dead, roster, first) in zip(queues, rows, strict=True)
@@ -112,7 +106,6 @@ class RedisInspector(RedisRole):
         return Survey(delayed, counts)
 
     def ping(self) -> None:
-        """Raise unless the server answers."""
         self._connections.execute([("PING",)], retry=False)
 
     def eviction_policy(self) -> str:
@@ -125,7 +118,7 @@ class RedisInspector(RedisRole):
         return found[1].decode() if found else ""
 
 
-def _alive(roster: Sequence[bytes], now_ms: int) -> list[str]:
+def _list_alive(roster: Sequence[bytes], now_ms: int) -> list[str]:
     """Return the workers of a roster whose lease has not run out; the others are not reaped yet."""
     stamps = zip(roster[::2], roster[1::2], strict=True)
     return [worker.decode() for worker, stamp in stamps if float(stamp) > now_ms]

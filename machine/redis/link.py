@@ -221,7 +221,7 @@ def resend_plan(
     alone, that finish would come after the claim.
     """
     missed = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-    return (loads() if missed else []) + [commands[i] for i in missed], missed
+    return (load_commands() if missed else []) + [commands[i] for i in missed], missed
 
 
 def raise_first_error(answers: list[Any], where: str) -> list[Any]:
@@ -232,7 +232,7 @@ def raise_first_error(answers: list[Any], where: str) -> list[Any]:
     return answers
 
 
-def loads() -> list[Command]:
+def load_commands() -> list[Command]:
     """Return the commands that teach a server every script."""
     return [("SCRIPT", "LOAD", s.text) for s in _all_scripts()]
 

@@ -43,7 +43,6 @@ class RedisLock:
         return answer
 
     def close(self) -> None:
-        """Close every connection."""
         self._connections.close()
 
 

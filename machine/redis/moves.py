@@ -72,7 +72,7 @@ def message_words(messages: Iterable[Message]) -> tuple[list[Any], list[Any]]:
     return names, args
 
 
-def calls(moves: Sequence[Move], context: ScriptContext) -> list[Call]:
+def build_calls(moves: Sequence[Move], context: ScriptContext) -> list[Call]:
     """Return the script calls that carry out these moves."""
     batches: dict[tuple[type, str, str], list[int]] = {}
     for position, move in enumerate(moves):

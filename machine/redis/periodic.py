@@ -32,11 +32,9 @@ class RedisTicker:
         self._max_queue_length = settings.max_queue_length
 
     def marks(self, home: str) -> Marks:
-        """Return Redis's time, and all marks of a timetable, in one round trip."""
         return _marks(self._connections.execute(_asked(home)))
 
     async def amarks(self, home: str) -> Marks:
-        """Do what `marks` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         return _marks(await links_of(self._connections).execute(_asked(home)))
@@ -51,7 +49,6 @@ class RedisTicker:
         return bool(answer)
 
     async def aswitch(self, home: str, name: str, *, canceled: bool) -> bool:
-        """Do what `switch` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         command = _switch(home, name, canceled=canceled)
@@ -74,14 +71,12 @@ class RedisTicker:
         return script("tick").call(names, args)
 
     async def aclose(self) -> None:
-        """Close every connection, those of the running event loop included."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         await links_of(self._connections).close()
         self.close()
 
     def close(self) -> None:
-        """Close every connection."""
         self._connections.close()
 
 

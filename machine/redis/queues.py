@@ -11,7 +11,7 @@ from machine.ports.broker import Admitted
 from machine.ports.moves import Canceled, Enqueued, Message
 from machine.redis import keys
 from machine.redis.link import Command, script
-from machine.redis.moves import MOST_MOVES, ScriptContext, message_words
+from machine.redis.moves import MOST_MOVES, message_words
 from machine.redis.roles import RedisRole
 from machine.wire.limits import is_result_id
 from machine.wire.signature import State, TaskState
@@ -30,14 +30,13 @@ class RedisQueues(RedisRole):
 
     def enqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
         """Write each PENDING state and queue its message; one call for each 500."""
-        return self._codes(self._execute(self._enqueue_commands(messages)))
+        return _read_enqueued(self._execute(self._enqueue_commands(messages)))
 
     async def aenqueue(self, messages: Sequence[Message]) -> list[Enqueued]:
-        """Do what `enqueue` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         commands = self._enqueue_commands(messages)
-        return self._codes(await links_of(self._connections).execute(commands))
+        return _read_enqueued(await links_of(self._connections).execute(commands))
 
     def _enqueue_commands(self, messages: Sequence[Message]) -> list[Command]:
         commands = []
@@ -48,35 +47,29 @@ class RedisQueues(RedisRole):
             commands.append(script("enqueue").call(names, args))
         return commands
 
-    @staticmethod
-    def _codes(answers: list[list[int]]) -> list[Enqueued]:
-        return [_ENQUEUED[code] for answer in answers for code in answer]
-
     def enqueue_unique(self, message: Message, key: str, *, replace: bool = False) -> Admitted:
-        """Queue a message unless a task with this key is there; see `Broker.enqueue_unique`."""
         holder = ""
         for _ in range(_MOST_CALLS):
             command = self._unique_command(message, key, holder, replace=replace)
             [answer] = self._execute([command])
-            admitted, holder = self._admitted(message, answer)
+            admitted, holder = self._read_admitted(message, answer)
             if admitted is not None:
                 return admitted
-        raise _restless(key)
+        raise _unsettled_error(key)
 
     async def aenqueue_unique(
         self, message: Message, key: str, *, replace: bool = False
     ) -> Admitted:
-        """Do what `enqueue_unique` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         holder = ""
         for _ in range(_MOST_CALLS):
             command = self._unique_command(message, key, holder, replace=replace)
             [answer] = await links_of(self._connections).execute([command])
-            admitted, holder = self._admitted(message, answer)
+            admitted, holder = self._read_admitted(message, answer)
             if admitted is not None:
                 return admitted
-        raise _restless(key)
+        raise _unsettled_error(key)
 
     def _unique_command(self, message: Message, key: str, holder: str, *, replace: bool) -> Command:
         names: list[Any] = [
@@ -99,7 +92,9 @@ class RedisQueues(RedisRole):
         ]
         return script("enqueue_unique").call(names, args)
 
-    def _admitted(self, message: Message, answer: tuple[int, bytes]) -> tuple[Admitted | None, str]:
+    def _read_admitted(
+        self, message: Message, answer: tuple[int, bytes]
+    ) -> tuple[Admitted | None, str]:
         """Return what became of it; or ``None``, and the holder to ask again with."""
         code, uuid = answer[0], answer[1].decode(errors="replace")
         if code != _CHANGED:
@@ -110,49 +105,42 @@ class RedisQueues(RedisRole):
         return None, uuid
 
     def cancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
-        """Let tasks end as canceled; see `Broker.cancel`."""
-        return cancel_codes(self._execute(self._cancel_commands(uuids, ahead)))
+        return _read_canceled(self._execute(self._cancel_commands(uuids, ahead)))
 
     async def acancel(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
-        """Do what `cancel` does, without blocking the event loop."""
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
         commands = self._cancel_commands(uuids, ahead)
-        return cancel_codes(await links_of(self._connections).execute(commands))
+        return _read_canceled(await links_of(self._connections).execute(commands))
 
     def _cancel_commands(self, uuids: Sequence[str], ahead: Sequence[str]) -> list[Command]:
-        return cancel_commands(
-            uuids, ahead, self._context(), keeps_states=self._settings.keeps_states
-        )
+        keeps_states = self._settings.keeps_states
+        created_at = format_time(time.time_ns())
+        entries = [(uuid, 0) for uuid in uuids] + [(uuid, 1) for uuid in ahead]
+        commands = []
+        for start in range(0, len(entries), MOST_MOVES):
+            names: list[Any] = [self._canceled_key]
+            args: list[Any] = [self._settings.results_expire_s, self._pending_s, f'"{CANCELED}"']
+            for uuid, is_ahead in entries[start : start + MOST_MOVES]:
+                state = TaskState(
+                    task_uuid=uuid, state=State.FAILURE, error=CANCELED, created_at=created_at
+                )
+                names.append(uuid if keeps_states else self._canceled_key)
+                args += (uuid, encode_state(state) if keeps_states else b"", is_ahead)
+            commands.append(script("cancel").call(names, args))
+        return commands
 
 
-def _restless(key: str) -> BrokerRefused:
+def _read_enqueued(answers: list[list[int]]) -> list[Enqueued]:
+    return [_ENQUEUED[code] for answer in answers for code in answer]
+
+
+def _read_canceled(answers: Sequence[Sequence[int]]) -> list[Canceled]:
+    return [_CANCELED[code] for answer in answers for code in answer]
+
+
+def _unsettled_error(key: str) -> BrokerRefused:
     return BrokerRefused(
         f"The unique key {key!r} changed hands each of {_MOST_CALLS} times we looked; nothing was "
         "sent. Send again, or send less often with one key."
     )
-
-
-def cancel_commands(
-    uuids: Sequence[str], ahead: Sequence[str], context: ScriptContext, *, keeps_states: bool
-) -> list[Command]:
-    """Return the calls of ``cancel.lua`` for these tasks, 500 in each."""
-    created_at = format_time(time.time_ns())
-    entries = [(uuid, 0) for uuid in uuids] + [(uuid, 1) for uuid in ahead]
-    commands = []
-    for start in range(0, len(entries), MOST_MOVES):
-        names: list[Any] = [context.canceled_key]
-        args: list[Any] = [context.kept_s, context.pending_s, f'"{CANCELED}"']
-        for uuid, is_ahead in entries[start : start + MOST_MOVES]:
-            state = TaskState(
-                task_uuid=uuid, state=State.FAILURE, error=CANCELED, created_at=created_at
-            )
-            names.append(uuid if keeps_states else context.canceled_key)
-            args += (uuid, encode_state(state) if keeps_states else b"", is_ahead)
-        commands.append(script("cancel").call(names, args))
-    return commands
-
-
-def cancel_codes(answers: Sequence[Sequence[int]]) -> list[Canceled]:
-    """Return what became of each task, in the order asked."""
-    return [_CANCELED[code] for answer in answers for code in answer]

@@ -28,13 +28,11 @@ class RedisUpkeep(RedisRole):
     """The broker's side for supervisors. See `Upkeep`."""
 
     def heartbeat(self, queue: str, worker_ids: Sequence[str]) -> list[int | None]:
-        """Renew leases; for each worker the number of claims held, ``None`` if lost."""
         names = [keys.workers(queue), *(keys.held(queue, worker) for worker in worker_ids)]
         command = script("heartbeat").call(names, [self._lease_ms, *worker_ids])
         return [None if count < 0 else count for count in self._execute([command])[0]]
 
     def roster(self, queue: str) -> Roster:
-        """Return the queue's workers and their stamps."""
         now, flat = self._execute([("TIME",), ("ZRANGE", keys.workers(queue), 0, -1, "WITHSCORES")])
         stamps = {
             name.decode(): int(float(score))
@@ -45,7 +43,6 @@ class RedisUpkeep(RedisRole):
     def reap(
         self, queue: str, worker_id: str, stamp: int, heir: str, convict: Sequence[str]
     ) -> Reaped:
-        """Take up to 200 claims from a dead worker; see `Broker.reap`."""
         names = [
             keys.workers(queue),
             keys.held(queue, worker_id),
@@ -60,7 +57,6 @@ class RedisUpkeep(RedisRole):
         return Reaped(max(reply[0], 0), convicted)
 
     def promote(self, most: int) -> int:
-        """Move up to ``most`` due messages to the queues they name, earliest first."""
         due: list[bytes] = self._execute(
             [script("due").call([self._settings.delayed_key], [most])]
         )[0]
@@ -95,13 +91,11 @@ class RedisUpkeep(RedisRole):
         return codes
 
     def armed(self, queue: str, cursor: int, most: int) -> tuple[int, list[tuple[str, bytes]]]:
-        """Return some chords that have not fired, and where to go on; see `Broker.armed`."""
         after, flat = self._execute([("HSCAN", keys.chords(queue), cursor, "COUNT", most)])[0]
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return int(after), [(group.decode(), callback) for group, callback in pairs]
 
     def fire_chord(self, shot: ChordShot) -> Verdict:
-        """Fire an armed chord; exactly one call for each chord does it."""
         command = shot_command(shot, self._context())
         code: int = self._execute([command])[0]
         if code == -1:

@@ -42,7 +42,6 @@ class RedisWaker:
                 self._asked[queue] = now_s
 
     def filenos(self) -> list[int]:
-        """Return the sockets that a wake-up arrives on."""
         return [self._links[queue].fileno() for queue in self._asked]
 
     def collect(self) -> bool:

@@ -17,7 +17,7 @@ from machine.ports.moves import Canceled, ChordShot, Enqueued, Park, Release, Ve
 from machine.ports.periodic import Tick
 from machine.redis.aio import links_of
 from machine.redis.connections import Connections, Limits
-from machine.redis.link import loads
+from machine.redis.link import load_commands
 from machine.redis.periodic import RedisTicker
 from machine.wire.signature import GroupMeta
 from tests.chaos.proxy import Proxy
@@ -43,7 +43,8 @@ def faulty(server: EmbeddedServer) -> Iterator[FaultyServer]:
 def bench(faulty: FaultyServer, queue: str) -> Iterator[Bench]:
     """Return a broker and a backend that speak through the proxy."""
     made = redis_bench(queue, faulty.url)
-    connections(faulty.url).execute(loads())  # so that no call meets a server that forgot it
+    # So that no call meets a server that has forgotten its script.
+    connections(faulty.url).execute(load_commands())
     yield made
     made.close()
 

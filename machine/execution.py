@@ -77,7 +77,7 @@ class TaskContext:
     Attributes:
         signature: The message it was started by; read it, do not change it.
         fence: Grows with every claim of a queue; a store that keeps the highest
-            fence it saw can refuse writes of a run that was given up. 0 when eager.
+            fence it saw can refuse writes of a run that was given up.
         canceled: Whether somebody asked for this task to be canceled; a worker
             looks about once a second. Its result will not be kept.
         said: The progress last reported, or ``None``.

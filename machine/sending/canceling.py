@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from machine.errors import BrokerRefused, ConfigError, ResultNotFound
 from machine.ports.backend import Backend
-from machine.ports.broker import Broker
+from machine.ports.broker import Queues
 from machine.ports.moves import Canceled
 from machine.wire.signature import State, TaskState
 from machine.wire.states import CANCELED
@@ -25,12 +25,12 @@ class Canceling:
     Cancels tasks: a `Canceler` for handles.
 
     Args:
-        broker: Where the messages are.
+        queues: Where the messages are.
         backend: Where the states are.
     """
 
-    def __init__(self, broker: Broker, backend: Backend | None) -> None:
-        self._broker, self._backend = broker, backend
+    def __init__(self, queues: Queues, backend: Backend | None) -> None:
+        self._queues, self._backend = queues, backend
 
     def cancel(self, uuid: str) -> bool:
         return _was_canceled(uuid, self.cancel_all([uuid])[0])
@@ -39,19 +39,19 @@ class Canceling:
         return _was_canceled(uuid, (await self.acancel_all([uuid]))[0])
 
     def cancel_all(self, uuids: Sequence[str], *, ahead: Sequence[str] = ()) -> list[Canceled]:
-        if self._broker.keeps_states or not (uuids or ahead):
-            return self._broker.cancel(uuids, ahead=ahead)
+        if self._queues.keeps_states or not (uuids or ahead):
+            return self._queues.cancel(uuids, ahead=ahead)
         codes = self._record(uuids, ahead)
-        self._broker.cancel(_ids_to_mark(uuids, ahead, codes))
+        self._queues.cancel(_ids_to_mark(uuids, ahead, codes))
         return codes
 
     async def acancel_all(
         self, uuids: Sequence[str], *, ahead: Sequence[str] = ()
     ) -> list[Canceled]:
-        if self._broker.keeps_states or not (uuids or ahead):
-            return await self._broker.acancel(uuids, ahead=ahead)
+        if self._queues.keeps_states or not (uuids or ahead):
+            return await self._queues.acancel(uuids, ahead=ahead)
         codes = await asyncio.to_thread(self._record, uuids, ahead)
-        await self._broker.acancel(_ids_to_mark(uuids, ahead, codes))
+        await self._queues.acancel(_ids_to_mark(uuids, ahead, codes))
         return codes
 
     def _record(self, uuids: Sequence[str], ahead: Sequence[str]) -> list[Canceled]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from machine.errors import BrokerUnavailable, ConfigError, DuplicateTask, SignatureError
 from machine.execution import running_task
 from machine.ports.backend import Backend
-from machine.ports.broker import Admitted, Broker
+from machine.ports.broker import Admitted, Queues
 from machine.ports.moves import Message
 from machine.results.task import AsyncResult, Canceler
 from machine.sending.messages import MessageMaker, raise_refusals, with_ids
@@ -64,7 +64,7 @@ class Sending:
 
     Args:
         messages: Makes the messages.
-        broker: Where they go.
+        queues: Where they go.
         backend: Where results are read; without one nothing can be sent.
         canceler: What the handles cancel by.
         max_queue_length: What the broker holds at most in a queue; for the error's text.
@@ -78,14 +78,14 @@ class Sending:
     def __init__(
         self,
         messages: MessageMaker,
-        broker: Broker,
+        queues: Queues,
         backend: Backend | None,
         canceler: Canceler,
         *,
         max_queue_length: int = 0,
         instruments: Sequence[SendInstrument] = (),
     ) -> None:
-        self._messages, self._broker, self._backend = messages, broker, backend
+        self._messages, self._queues, self._backend = messages, queues, backend
         self._canceler = canceler
         self._max_queue_length = max_queue_length
         self._instruments = instruments
@@ -141,7 +141,7 @@ class Sending:
                     backend.record_group(meta, due_ns=due_ns, ahead=ahead)
                 for state in states:
                     backend.record(state)
-                outcomes = self._broker.enqueue(messages)
+                outcomes = self._queues.enqueue(messages)
             except BrokerUnavailable as error:
                 raise self._with_ids(error, messages) from error.__cause__
             if self.after_enqueue is not None:
@@ -157,7 +157,7 @@ class Sending:
                     await backend.arecord_group(meta, due_ns=due_ns, ahead=ahead)
                 for state in states:
                     await asyncio.to_thread(backend.record, state)
-                outcomes = await self._broker.aenqueue(messages)
+                outcomes = await self._queues.aenqueue(messages)
             except BrokerUnavailable as error:
                 raise self._with_ids(error, messages) from error.__cause__
             await self._acall_after_enqueue()
@@ -172,7 +172,7 @@ class Sending:
             message = self._prepare_unique(own)
             replace = asked.on_duplicate == "replace"
             try:
-                admitted = self._broker.enqueue_unique(message, asked.key, replace=replace)
+                admitted = self._queues.enqueue_unique(message, asked.key, replace=replace)
             except BrokerUnavailable as error:
                 raise self._with_ids(error, [message]) from error.__cause__
             if self.after_enqueue is not None:
@@ -184,14 +184,14 @@ class Sending:
             message = self._prepare_unique(own)
             replace = asked.on_duplicate == "replace"
             try:
-                admitted = await self._broker.aenqueue_unique(message, asked.key, replace=replace)
+                admitted = await self._queues.aenqueue_unique(message, asked.key, replace=replace)
             except BrokerUnavailable as error:
                 raise self._with_ids(error, [message]) from error.__cause__
             await self._acall_after_enqueue()
             return self._result_of_unique(own, asked, message, admitted)
 
     def _prepare_unique(self, own: Signature) -> Message:
-        if not self._broker.keeps_states:
+        if not self._queues.keeps_states:
             raise SignatureError(
                 f"Task {own.name!r} is unique, which needs its state beside the queue: set "
                 "result_backend to the broker's own URL, or say .options(unique='')."
@@ -234,7 +234,7 @@ class Sending:
         return self._messages.make(signatures, time.time_ns())
 
     def _with_ids(self, error: BrokerUnavailable, messages: Sequence[Message]) -> BrokerUnavailable:
-        return with_ids(error, messages, keeps_states=self._broker.keeps_states)
+        return with_ids(error, messages, keeps_states=self._queues.keeps_states)
 
     async def _acall_after_enqueue(self) -> None:
         if self.after_enqueue is not None:

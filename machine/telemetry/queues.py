@@ -14,7 +14,7 @@ from machine.config import Config
 from machine.config.queues import read_queue_names
 from machine.errors import MachineError, WireError
 from machine.ports.backend import Backend
-from machine.ports.broker import Broker, QueueCount, Survey
+from machine.ports.broker import Inspector, QueueCount, Survey
 from machine.telemetry.metrics import HELP, SentMetrics
 from machine.wire.headers import SENT_HEADER
 from machine.wire.messages import decode_signature
@@ -40,7 +40,7 @@ def queues_of(config: Config) -> list[str]:
 
 
 def exposition(
-    sent: SentMetrics, broker: Broker, backend: Backend | None, queues: Sequence[str]
+    sent: SentMetrics, broker: Inspector, backend: Backend | None, queues: Sequence[str]
 ) -> tuple[bytes, str]:
     """
     Return a caller's counters and the state of the queues: Prometheus' text and its type.

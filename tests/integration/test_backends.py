@@ -293,6 +293,28 @@ def test_eager_sending_on_an_event_loop(eager: Any) -> None:
     assert asyncio.run(work()) == 2
 
 
+def test_eager_tasks_may_send_and_wait_on_event_loops(eager: Any) -> None:
+    async def inner(x: int) -> int:
+        return x + 1
+
+    async def outer(x: int) -> int:
+        sent = await eager.get_registered_task("inner").asend(x)
+        return await sent.aget(allow_in_task=True)
+
+    def first(x: int) -> int:
+        return eager.get_registered_task("outer").send(x).get(allow_in_task=True)
+
+    eager.register_tasks({"inner": inner, "outer": outer, "first": first})
+
+    async def work(name: str, x: int) -> int:
+        return await (await eager.get_registered_task(name).asend(x))
+
+    async def side_by_side() -> list[int]:
+        return await asyncio.gather(*(work("outer", x) for x in range(20)), work("first", 20))
+
+    assert asyncio.run(side_by_side()) == list(range(1, 22))
+
+
 def test_hooks_run_around_an_eager_task_as_around_a_workers() -> None:
     heard: list[str] = []
     open_for: list[bool] = []

@@ -22,13 +22,13 @@ from machine.periodic.entries import Entry
 from machine.ports.backend import Backend, NullBackend
 from machine.ports.broker import Broker
 from machine.ports.clock import SystemClock
-from machine.ports.periodic import Lock, Ticker
+from machine.ports.periodic import Lock, PeriodicStore
 from machine.redis.backend import RedisBackend
 from machine.redis.broker import RedisBroker
 from machine.redis.connections import Connections, Limits
-from machine.redis.inline import InlineBroker, InlineTicker
+from machine.redis.inline import InlineBroker, InlinePeriodicStore
 from machine.redis.lock import RedisLock
-from machine.redis.periodic import RedisTicker
+from machine.redis.periodic import RedisPeriodicStore
 from machine.redis.roles import QueueSettings
 from machine.registry import Registry
 from machine.runtime.child.instruments import Instruments
@@ -98,8 +98,8 @@ def server(
         name=name,
         registry=owner.registry,
     )
-    made.scheduler_factory = lambda owner: _scheduler_of(owner, ticker(config))
-    made.ticker = ticker(config)
+    made.scheduler_factory = lambda owner: _scheduler_of(owner, periodic_store(config))
+    made.periodic_store = periodic_store(config)
     return made
 
 
@@ -118,8 +118,8 @@ def _eager_server(
     )
     clock = SystemClock()
 
-    def periodic() -> InlineTicker:
-        return InlineTicker(Connections(parse_address(url)), settings, queues, clock)
+    def periodic() -> InlinePeriodicStore:
+        return InlinePeriodicStore(Connections(parse_address(url)), settings, queues, clock)
 
     made = Server(
         config,
@@ -138,7 +138,7 @@ def _eager_server(
         lambda: queues.queues,
         _make_instruments(config, "", ""),
     ).run
-    made.ticker = periodic()
+    made.periodic_store = periodic()
     made.scheduler_factory = lambda owner: _scheduler_of(owner, periodic())
     return made
 
@@ -218,10 +218,10 @@ def backend(config: Config, *, for_worker: bool = False, retry_s: float = 30.0) 
     return RedisBackend(links, results_expire_s=config.results_expire_in)
 
 
-def ticker(config: Config, *, for_worker: bool = False) -> RedisTicker:
+def periodic_store(config: Config, *, for_worker: bool = False) -> RedisPeriodicStore:
     """Return the store of the timetable's watermarks, on connections of its own."""
     links = connections(config, config.broker, retry_s=0.0 if for_worker else 30.0)
-    return RedisTicker(links, QueueSettings.of(config))
+    return RedisPeriodicStore(links, QueueSettings.of(config))
 
 
 def lock(config: Config) -> Lock | None:
@@ -234,7 +234,7 @@ def lock(config: Config) -> Lock | None:
     return RedisLock(connections(config, config.lock_url, retry_s=0.0))
 
 
-def _scheduler_of(owner: Server, marks: Ticker) -> Scheduler:
+def _scheduler_of(owner: Server, watermarks: PeriodicStore) -> Scheduler:
     """Return a scheduler of what is registered at a server, in the server's own process."""
     maker = MessageMaker.of(owner.config, owner.registry, keeps_states=owner.broker.keeps_states)
 
@@ -249,19 +249,19 @@ def _scheduler_of(owner: Server, marks: Ticker) -> Scheduler:
             owner.after_enqueue()
 
     store = owner.backend or NullBackend()
-    return _scheduler(owner.config, marks, store, owner.timetable, write, sent)
+    return _scheduler(owner.config, watermarks, store, owner.timetable, write, sent)
 
 
 def _scheduler(
     config: Config,
-    marks: Ticker,
+    watermarks: PeriodicStore,
     store: Backend,
     entries: Callable[[], Sequence[Entry]],
     write: Write,
     on_sent: Callable[[], None] = lambda: None,
 ) -> Scheduler:
     return Scheduler(
-        marks,
+        watermarks,
         store,
         config.default_queue,
         entries,
@@ -326,7 +326,9 @@ def _worker_parts(
         def write(signatures: Sequence[Signature]) -> Any:
             return maker.make(signatures, time.time_ns())
 
-        return _scheduler(config, ticker(config, for_worker=True), store, inbox.entries, write)
+        return _scheduler(
+            config, periodic_store(config, for_worker=True), store, inbox.entries, write
+        )
 
     if config.tracing:
         tracing(config)  # raises here, before any process is forked, if the library is missing

@@ -23,7 +23,7 @@ from machine.periodic.watermarks import PeriodicState
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.moves import Canceled
-from machine.ports.periodic import Ticker
+from machine.ports.periodic import PeriodicStore
 from machine.registry import Registry
 from machine.registry.task import Task
 from machine.results.chain import ChainResult, ChordResult
@@ -118,13 +118,13 @@ class Server:
         self._sending.after_enqueue = call
 
     @property
-    def ticker(self) -> Ticker | None:
-        """Keeps the timetable's marks, for canceling; set by `build`."""
-        return self._periodic.ticker
+    def periodic_store(self) -> PeriodicStore | None:
+        """Keeps the timetable's watermarks, for canceling; set by `build`."""
+        return self._periodic.store
 
-    @ticker.setter
-    def ticker(self, ticker: Ticker | None) -> None:
-        self._periodic.ticker = ticker
+    @periodic_store.setter
+    def periodic_store(self, store: PeriodicStore | None) -> None:
+        self._periodic.store = store
 
     # -- tasks -----------------------------------------------------------------------------
     def register_task(self, name: str, fn: Callable[..., Any]) -> Task[Any, Any]:

@@ -10,13 +10,13 @@ from typing import NamedTuple, Protocol
 from machine.ports.moves import Message
 
 
-class Marks(NamedTuple):
+class Watermarks(NamedTuple):
     """
     What the store knows of a timetable.
 
     Attributes:
         now_ms: Its own time, Unix ms.
-        texts: Entry -> the text of its mark.
+        texts: Entry -> the text of its watermark.
         canceled: Names of entries for which nothing is sent.
     """
 
@@ -42,8 +42,8 @@ class Tick(NamedTuple):
     Attributes:
         home: Queue whose keys hold the timetable.
         name: The entry.
-        before: The mark it must have, "" for none.
-        after: The mark it gets, in the form of `watermarks.Watermark`; it must be later.
+        before: The watermark it must have, "" for none.
+        after: The watermark it gets, in the form of `watermarks.Watermark`; it must be later.
         messages: Queued with it, each at once and at most once for its id; may be none.
     """
 
@@ -54,19 +54,19 @@ class Tick(NamedTuple):
     messages: Sequence[Message]
 
 
-class Ticker(Protocol):
-    """Keeps the marks. Errors as for the broker."""
+class PeriodicStore(Protocol):
+    """Keeps the watermarks. Errors as for the broker."""
 
-    def marks(self, home: str) -> Marks:
-        """Return the time, and all marks of a timetable, in one round trip."""
+    def read_watermarks(self, home: str) -> Watermarks:
+        """Return the time, and all watermarks of a timetable, in one round trip."""
         ...
 
     def tick(self, ticks: Sequence[Tick]) -> list[Ticked]:
         """
         Move entries on, in order and in one round trip, each by itself in one step.
 
-        QUEUED = done; CANCELED = the entry is, so its mark moved on to that time and nothing
-        was queued, the last time sent for being the one before; DUPLICATE = the mark was
+        QUEUED = done; CANCELED = the entry is, so its watermark moved on to that time and nothing
+        was queued, the last time sent for being the one before; DUPLICATE = the watermark was
         another one, nothing happened; FULL or BAD_KEY = a message could not be queued, so
         nothing happened either.
         """
@@ -76,17 +76,17 @@ class Ticker(Protocol):
         """
         Cancel an entry, or let it go on; say whether it was otherwise before.
 
-        One that goes on has its mark, if any, moved on to now: the times that passed
+        One that goes on has its watermark, if any, moved on to now: the times that passed
         meanwhile are over. It may be any name.
         """
         ...
 
     def key_of(self, home: str) -> str:
-        """Return what the store calls the marks of a timetable, for people who repair it."""
+        """Return what the store calls the watermarks of a timetable, for people who repair it."""
         ...
 
-    async def amarks(self, home: str) -> Marks:
-        """Do what `marks` does, without blocking the event loop."""
+    async def aread_watermarks(self, home: str) -> Watermarks:
+        """Do what `read_watermarks` does, without blocking the event loop."""
         ...
 
     async def aswitch(self, home: str, name: str, *, canceled: bool) -> bool:

@@ -14,10 +14,10 @@ from machine.errors import BrokerRefused
 from machine.ports.broker import Admitted
 from machine.ports.clock import Clock
 from machine.ports.moves import ChordShot, Enqueued, Exchange, Finish, Message, Move, Retry, Verdict
-from machine.ports.periodic import Marks, Tick, Ticked
+from machine.ports.periodic import Tick, Ticked, Watermarks
 from machine.redis.broker import RedisBroker
 from machine.redis.connections import Connections
-from machine.redis.periodic import RedisTicker
+from machine.redis.periodic import RedisPeriodicStore
 from machine.redis.roles import QueueSettings
 
 
@@ -104,9 +104,9 @@ class InlineBroker(RedisBroker):
         return [message._replace(due_ns=0) for message in messages]
 
 
-class InlineTicker(RedisTicker):
+class InlinePeriodicStore(RedisPeriodicStore):
     """
-    Marks of a timetable whose time is that of a clock of this process.
+    Watermarks of a timetable whose time is that of a clock of this process.
 
     Args:
         connections: Where the server is.
@@ -125,12 +125,12 @@ class InlineTicker(RedisTicker):
         super().__init__(connections, settings)
         self._broker, self._clock = broker, clock
 
-    def marks(self, home: str) -> Marks:
-        return super().marks(home)._replace(now_ms=self._clock.now_ns() // 1_000_000)
+    def read_watermarks(self, home: str) -> Watermarks:
+        return super().read_watermarks(home)._replace(now_ms=self._clock.now_ns() // 1_000_000)
 
-    async def amarks(self, home: str) -> Marks:
-        marks = await super().amarks(home)
-        return marks._replace(now_ms=self._clock.now_ns() // 1_000_000)
+    async def aread_watermarks(self, home: str) -> Watermarks:
+        found = await super().aread_watermarks(home)
+        return found._replace(now_ms=self._clock.now_ns() // 1_000_000)
 
     def tick(self, ticks: Sequence[Tick]) -> list[Ticked]:
         outcomes = super().tick(ticks)

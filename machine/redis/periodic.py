@@ -1,5 +1,5 @@
 """
-The timetable's marks on Redis: one script for each entry that moves on.
+The timetable's watermarks on Redis: one script for each entry that moves on.
 
 It has connections of its own, so that whoever runs schedules in a thread shares none; they open
 when the first entry is looked at.
@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from machine.ports.periodic import Marks, Tick, Ticked
+from machine.ports.periodic import Tick, Ticked, Watermarks
 from machine.redis import keys
 from machine.redis.connections import Connections
 from machine.redis.link import Command, script
 from machine.redis.roles import PENDING_AT_LEAST_S, QueueSettings
 
 
-class RedisTicker:
+class RedisPeriodicStore:
     """
-    Marks on one Redis or Valkey server. See `Ticker` for each method's contract.
+    Watermarks on one Redis or Valkey server. See `PeriodicStore` for each method's contract.
 
     Args:
         connections: Where the server is; theirs is the patience while it is away.
@@ -31,16 +31,16 @@ class RedisTicker:
         self._pending_s = max(settings.results_expire_s, PENDING_AT_LEAST_S)
         self._max_queue_length = settings.max_queue_length
 
-    def marks(self, home: str) -> Marks:
-        return _marks(self._connections.execute(_asked(home)))
+    def read_watermarks(self, home: str) -> Watermarks:
+        return _read_answers(self._connections.execute(_read_commands(home)))
 
-    async def amarks(self, home: str) -> Marks:
+    async def aread_watermarks(self, home: str) -> Watermarks:
         from machine.redis.aio import links_of  # noqa: PLC0415 - asyncio where it is used
 
-        return _marks(await links_of(self._connections).execute(_asked(home)))
+        return _read_answers(await links_of(self._connections).execute(_read_commands(home)))
 
     def key_of(self, home: str) -> str:
-        """Return the key of a timetable's marks."""
+        """Return the key of a timetable's watermarks."""
         return keys.periodic(home)
 
     def switch(self, home: str, name: str, *, canceled: bool) -> bool:
@@ -80,7 +80,7 @@ class RedisTicker:
         self._connections.close()
 
 
-def _asked(home: str) -> list[Command]:
+def _read_commands(home: str) -> list[Command]:
     return [
         ("TIME",),
         ("HGETALL", keys.periodic(home)),
@@ -88,14 +88,14 @@ def _asked(home: str) -> list[Command]:
     ]
 
 
-def _marks(answers: Sequence[Any]) -> Marks:
+def _read_answers(answers: Sequence[Any]) -> Watermarks:
     now, flat, canceled = answers
     texts = {
-        name.decode(errors="replace"): mark.decode(errors="replace")
-        for name, mark in zip(flat[::2], flat[1::2], strict=True)
+        name.decode(errors="replace"): text.decode(errors="replace")
+        for name, text in zip(flat[::2], flat[1::2], strict=True)
     }
     off = frozenset(name.decode(errors="replace") for name in canceled)
-    return Marks(int(now[0]) * 1000 + int(now[1]) // 1000, texts, off)
+    return Watermarks(int(now[0]) * 1000 + int(now[1]) // 1000, texts, off)
 
 
 def _switch(home: str, name: str, *, canceled: bool) -> Command:

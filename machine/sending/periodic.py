@@ -16,7 +16,7 @@ from machine.errors import ConfigError
 from machine.periodic.entries import Entry, EntryKind, PeriodicOptions, check_name
 from machine.periodic.runs import run_of
 from machine.periodic.watermarks import PeriodicState, states
-from machine.ports.periodic import Ticker
+from machine.ports.periodic import PeriodicStore
 from machine.registry import Registry
 from machine.sending.messages import MessageMaker
 from machine.sending.workflows import check_concurrency
@@ -32,7 +32,7 @@ class PeriodicTasks:
         home: Queue whose keys hold the timetable: the default queue.
 
     Attributes:
-        ticker: Keeps the timetable's marks; ``None`` until `build` sets it.
+        store: Keeps the watermarks; ``None`` until `build` sets it.
     """
 
     def __init__(self, registry: Registry, messages: MessageMaker, home: str) -> None:
@@ -40,7 +40,7 @@ class PeriodicTasks:
         self._schedulers: list[Any] = []
         self._registered: list[Entry] = []
         self._completed: list[Entry] = []
-        self.ticker: Ticker | None = None
+        self.store: PeriodicStore | None = None
 
     # -- what is sent ----------------------------------------------------------------------
     def register(
@@ -106,36 +106,36 @@ class PeriodicTasks:
     def switch(self, name: str, *, canceled: bool) -> bool:
         """Cancel an entry, or let it go on; say whether it was otherwise before."""
         check_name(name)
-        return self._require_ticker().switch(self._home, name, canceled=canceled)
+        return self._require_store().switch(self._home, name, canceled=canceled)
 
     async def aswitch(self, name: str, *, canceled: bool) -> bool:
         check_name(name)
-        return await self._require_ticker().aswitch(self._home, name, canceled=canceled)
+        return await self._require_store().aswitch(self._home, name, canceled=canceled)
 
     def states(self) -> list[PeriodicState]:
         """Return where each entry stands: those registered, then what only the store knows."""
-        return states(self.timetable(), *self._require_ticker().marks(self._home))
+        return states(self.timetable(), *self._require_store().read_watermarks(self._home))
 
     async def astates(self) -> list[PeriodicState]:
-        return states(self.timetable(), *await self._require_ticker().amarks(self._home))
+        return states(self.timetable(), *await self._require_store().aread_watermarks(self._home))
 
-    def _require_ticker(self) -> Ticker:
-        if self.ticker is None:
+    def _require_store(self) -> PeriodicStore:
+        if self.store is None:
             raise ConfigError(
                 "This server does not know where its timetable is; make it by "
                 "machine.connect(), which tells it."
             )
-        return self.ticker
+        return self.store
 
     # -- the end ---------------------------------------------------------------------------
     def close(self) -> None:
         self.stop_schedulers()
-        if self.ticker is not None:
-            self.ticker.close()
+        if self.store is not None:
+            self.store.close()
 
     async def aclose(self) -> None:
-        if self.ticker is not None:
-            await self.ticker.aclose()
+        if self.store is not None:
+            await self.store.aclose()
 
 
 def complete_entries(registry: Registry, messages: MessageMaker) -> list[Entry]:

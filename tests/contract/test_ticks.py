@@ -1,4 +1,4 @@
-"""Marks of the timetable: they move on once for each time, and what is due is queued as they do."""
+"""Watermarks of the timetable: each time moves them on once, and queues what is due with it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from machine.periodic.entries import Entry
 from machine.periodic.runs import run_of
 from machine.periodic.watermarks import Watermark, steps
 from machine.ports.moves import Message
-from machine.ports.periodic import Marks, Tick, Ticked, Ticker
+from machine.ports.periodic import PeriodicStore, Tick, Ticked, Watermarks
 from machine.redis import keys
 from machine.redis.connections import Connections
-from machine.redis.inline import InlineBroker, InlineTicker
-from machine.redis.periodic import RedisTicker
+from machine.redis.inline import InlineBroker, InlinePeriodicStore
+from machine.redis.periodic import RedisPeriodicStore
 from machine.redis.roles import QueueSettings
 from machine.wire.messages import encode_signature
 from machine.wire.signature import Signature, TaskState
@@ -34,66 +34,68 @@ from tests.contract.conftest import Bench
 T = 1_800_000_000_000
 
 
-def ticker_of(request: pytest.FixtureRequest, **options: Any) -> Ticker:
-    """Return another ticker on a bench's store."""
-    return redis_ticker(request.getfixturevalue("redis_url"), **options)
+def store_of(request: pytest.FixtureRequest, **options: Any) -> PeriodicStore:
+    """Return another store of watermarks on a bench's store."""
+    return redis_store(request.getfixturevalue("redis_url"), **options)
 
 
-def redis_ticker(redis_url: str, **options: Any) -> RedisTicker:
-    """Return marks on connections of their own."""
+def redis_store(redis_url: str, **options: Any) -> RedisPeriodicStore:
+    """Return watermarks on connections of their own."""
     settings = replace(QueueSettings.of(Config()), **options)
-    return RedisTicker(Connections(parse_address(redis_url)), settings)
+    return RedisPeriodicStore(Connections(parse_address(redis_url)), settings)
 
 
 @pytest.fixture
-def ticker(redis_url: str) -> Iterator[Ticker]:
-    """Return the marks beside the bench's queues."""
-    made = redis_ticker(redis_url)
+def store(redis_url: str) -> Iterator[PeriodicStore]:
+    """Return the watermarks beside the bench's queues."""
+    made = redis_store(redis_url)
     yield made
     made.close()
 
 
 @pytest.fixture
-def tick(bench: Bench, ticker: Ticker) -> Callable[..., Ticked]:
+def tick(bench: Bench, store: PeriodicStore) -> Callable[..., Ticked]:
     """Return a function that moves the entry "nightly" on."""
 
     def move(before: str, after: str, *names: str, queue: str | None = None) -> Ticked:
         messages = [bench.message(name, queue=queue) for name in names]
-        [outcome] = ticker.tick([Tick(bench.queue, "nightly", before, after, messages)])
+        [outcome] = store.tick([Tick(bench.queue, "nightly", before, after, messages)])
         return outcome
 
     return move
 
 
-def marks(ticker: Ticker, bench: Bench) -> dict[str, str]:
-    return dict(ticker.marks(bench.queue).texts)
+def marks(store: PeriodicStore, bench: Bench) -> dict[str, str]:
+    return dict(store.read_watermarks(bench.queue).texts)
 
 
-def test_a_timetable_begins_empty_and_says_what_time_it_is(bench: Bench, ticker: Ticker) -> None:
+def test_a_timetable_begins_empty_and_says_what_time_it_is(
+    bench: Bench, store: PeriodicStore
+) -> None:
     before_ms = bench.now_ns() // 1_000_000
 
-    found = ticker.marks(bench.queue)
+    found = store.read_watermarks(bench.queue)
 
     assert found.texts == {}
     assert before_ms - 1000 <= found.now_ms <= bench.now_ns() // 1_000_000 + 1000
 
 
 def test_a_tick_moves_the_mark_and_queues_its_messages(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     assert tick("", f"{T}", "a", "b") is Ticked.QUEUED
 
-    assert marks(ticker, bench) == {"nightly": f"{T}"}
+    assert marks(store, bench) == {"nightly": f"{T}"}
     assert bench.pending() == ["a", "b"]
     assert [bench.state_of(name) for name in "ab"] == ["PENDING", "PENDING"]
 
 
 def test_a_tick_without_messages_only_moves_the_mark(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     assert tick("", f"{T} 0") is Ticked.QUEUED
 
-    assert marks(ticker, bench) == {"nightly": f"{T} 0"}
+    assert marks(store, bench) == {"nightly": f"{T} 0"}
     assert bench.pending() == []
 
 
@@ -120,16 +122,16 @@ def test_a_tick_from_another_mark_changes_nothing(
 
 @pytest.mark.parametrize("after", [f"{T}", f"{T} 0", f"{T - 1}", "0", "x"])
 def test_a_mark_never_goes_back(
-    after: str, bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    after: str, bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     tick("", f"{T}")
 
     assert tick(f"{T}", after, "a") is Ticked.DUPLICATE
-    assert marks(ticker, bench) == {"nightly": f"{T}"}
+    assert marks(store, bench) == {"nightly": f"{T}"}
     assert bench.pending() == []
 
 
-def test_ticks_given_together_are_done_in_order(bench: Bench, ticker: Ticker) -> None:
+def test_ticks_given_together_are_done_in_order(bench: Bench, store: PeriodicStore) -> None:
     messages = {name: [bench.message(name)] for name in "abc"}
     ticks = [
         Tick(bench.queue, "nightly", "", f"{T}", messages["a"]),
@@ -138,19 +140,19 @@ def test_ticks_given_together_are_done_in_order(bench: Bench, ticker: Ticker) ->
         Tick(bench.queue, "nightly", f"{T}", f"{T + 2}", ()),
     ]
 
-    outcomes = ticker.tick(ticks)
+    outcomes = store.tick(ticks)
 
     assert outcomes == [Ticked.QUEUED] * 3 + [Ticked.DUPLICATE]
-    assert marks(ticker, bench) == {"nightly": f"{T + 1}", "hourly": f"{T}"}
+    assert marks(store, bench) == {"nightly": f"{T + 1}", "hourly": f"{T}"}
     assert bench.pending() == ["a", "b", "c"]
 
 
-def test_no_ticks_are_no_work(ticker: Ticker) -> None:
-    assert ticker.tick([]) == []
+def test_no_ticks_are_no_work(store: PeriodicStore) -> None:
+    assert store.tick([]) == []
 
 
 def test_a_message_that_was_sent_before_is_not_sent_again(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     # As after a failover that lost the mark's last move, and nothing else.
     bench.send("a")
@@ -158,73 +160,75 @@ def test_a_message_that_was_sent_before_is_not_sent_again(
     assert tick("", f"{T}", "a", "b") is Ticked.QUEUED
 
     assert bench.pending() == ["a", "b"]
-    assert marks(ticker, bench) == {"nightly": f"{T}"}
+    assert marks(store, bench) == {"nightly": f"{T}"}
 
 
 def test_a_full_queue_holds_everything_back_until_there_is_room(
     make_bench: Callable[..., Bench], request: pytest.FixtureRequest
 ) -> None:
     bench = make_bench(max_queue_length=1)
-    ticker = ticker_of(request, max_queue_length=1)
+    store = store_of(request, max_queue_length=1)
     bench.send("first")
     other = f"{bench.queue}.other"
     messages = [bench.message("a", queue=other), bench.message("b")]
     one = Tick(bench.queue, "nightly", "", f"{T}", messages)
 
-    refused = ticker.tick([one])
-    kept = (marks(ticker, bench), bench.pending(other), bench.state_of("a"))
+    refused = store.tick([one])
+    kept = (marks(store, bench), bench.pending(other), bench.state_of("a"))
     bench.take(bench.worker())
-    taken = ticker.tick([one])
+    taken = store.tick([one])
 
     assert refused == [Ticked.FULL]
     assert kept == ({}, [], None)
     assert taken == [Ticked.QUEUED]
     assert (bench.pending(other), bench.pending()) == (["a"], ["b"])
-    ticker.close()
+    store.close()
 
 
 def test_a_queue_that_is_no_list_holds_everything_back(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     own = f"{bench.queue}.own"
     bench.broker.enqueue([bench.message("x")._replace(uuid=own)])
 
     assert tick("", f"{T}", "a", queue=own) is Ticked.BAD_KEY
-    assert marks(ticker, bench) == {}
+    assert marks(store, bench) == {}
     assert bench.state_of("a") is None
 
 
-def test_an_id_that_is_no_state_holds_everything_back(bench: Bench, ticker: Ticker) -> None:
+def test_an_id_that_is_no_state_holds_everything_back(bench: Bench, store: PeriodicStore) -> None:
     bench.send("x")
     message = bench.message("a")._replace(uuid=bench.queue)
 
-    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.BAD_KEY]
+    assert store.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.BAD_KEY]
     assert bench.pending() == ["x"]
 
 
-def test_without_states_of_its_own_the_mark_alone_decides(bench: Bench, ticker: Ticker) -> None:
+def test_without_states_of_its_own_the_mark_alone_decides(
+    bench: Bench, store: PeriodicStore
+) -> None:
     message = bench.message("a")._replace(pending=b"")
 
-    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.QUEUED]
-    assert ticker.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.DUPLICATE]
+    assert store.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.QUEUED]
+    assert store.tick([Tick(bench.queue, "n", "", f"{T}", [message])]) == [Ticked.DUPLICATE]
     assert bench.pending() == ["a"]
     assert bench.state_of("a") is None
 
 
-def test_two_homes_share_no_marks(bench: Bench, ticker: Ticker) -> None:
+def test_two_homes_share_no_marks(bench: Bench, store: PeriodicStore) -> None:
     home = f"{bench.queue}.home"
 
-    ticker.tick([Tick(home, "n", "", f"{T}", ())])
+    store.tick([Tick(home, "n", "", f"{T}", ())])
 
-    assert marks(ticker, bench) == {}
-    assert dict(ticker.marks(home).texts) == {"n": f"{T}"}
+    assert marks(store, bench) == {}
+    assert dict(store.read_watermarks(home).texts) == {"n": f"{T}"}
 
 
 def test_of_many_that_move_a_mark_one_does_it(bench: Bench, request: pytest.FixtureRequest) -> None:
-    tickers = [ticker_of(request) for _ in range(8)]
+    stores = [store_of(request) for _ in range(8)]
     outcomes: list[Ticked] = []
 
-    def race(one: Ticker) -> None:
+    def race(one: PeriodicStore) -> None:
         before = ""
         for n in range(20):
             after = f"{T + n}"
@@ -233,7 +237,7 @@ def test_of_many_that_move_a_mark_one_does_it(bench: Bench, request: pytest.Fixt
             )
             before = after
 
-    threads = [threading.Thread(target=race, args=(one,)) for one in tickers]
+    threads = [threading.Thread(target=race, args=(one,)) for one in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -242,7 +246,7 @@ def test_of_many_that_move_a_mark_one_does_it(bench: Bench, request: pytest.Fixt
     assert bench.pending() == [f"{n}" for n in range(20)]
     assert outcomes.count(Ticked.QUEUED) == 20
     assert len(outcomes) == 160
-    for one in tickers:
+    for one in stores:
         one.close()
 
 
@@ -258,62 +262,64 @@ def test_the_scripts_are_sent_again_where_the_server_forgot_them(
 
 # -- canceled ----------------------------------------------------------------------------------
 def test_a_canceled_entry_moves_on_and_sends_nothing(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     tick("", f"{T}", "a")
 
-    changed = ticker.switch(bench.queue, "nightly", canceled=True)
+    changed = store.switch(bench.queue, "nightly", canceled=True)
 
     assert changed
-    assert ticker.marks(bench.queue).canceled == {"nightly"}
+    assert store.read_watermarks(bench.queue).canceled == {"nightly"}
     assert tick(f"{T}", f"{T + 1}", "b") is Ticked.CANCELED
     assert tick(f"{T + 1} {T}", f"{T + 2}", "c") is Ticked.CANCELED
-    assert marks(ticker, bench) == {"nightly": f"{T + 2} {T}"}
+    assert marks(store, bench) == {"nightly": f"{T + 2} {T}"}
     assert (bench.pending(), bench.state_of("b")) == (["a"], None)
 
 
 def test_a_canceled_entry_that_was_never_sent_has_no_time_it_was_sent_for(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
-    ticker.switch(bench.queue, "nightly", canceled=True)
+    store.switch(bench.queue, "nightly", canceled=True)
 
     assert tick("", f"{T}", "a") is Ticked.CANCELED
-    assert marks(ticker, bench) == {"nightly": f"{T} 0"}
+    assert marks(store, bench) == {"nightly": f"{T} 0"}
 
 
 def test_canceling_and_resuming_twice_changes_nothing_the_second_time(
-    bench: Bench, ticker: Ticker
+    bench: Bench, store: PeriodicStore
 ) -> None:
     def switch(*, canceled: bool) -> bool:
-        return ticker.switch(bench.queue, "nightly", canceled=canceled)
+        return store.switch(bench.queue, "nightly", canceled=canceled)
 
     answers = [switch(canceled=is_off) for is_off in (False, True, True, False, False)]
 
     assert answers == [False, True, False, True, False]
-    assert ticker.marks(bench.queue)[1:] == ({}, frozenset())
+    assert store.read_watermarks(bench.queue)[1:] == ({}, frozenset())
 
 
-def test_of_two_entries_only_the_canceled_one_is_not_sent(bench: Bench, ticker: Ticker) -> None:
-    ticker.switch(bench.queue, "nightly", canceled=True)
-    ticker.switch(f"{bench.queue}.other", "hourly", canceled=True)
+def test_of_two_entries_only_the_canceled_one_is_not_sent(
+    bench: Bench, store: PeriodicStore
+) -> None:
+    store.switch(bench.queue, "nightly", canceled=True)
+    store.switch(f"{bench.queue}.other", "hourly", canceled=True)
     ticks = [
         Tick(bench.queue, name, "", f"{T}", [bench.message(name)]) for name in ("nightly", "hourly")
     ]
 
-    assert ticker.tick(ticks) == [Ticked.CANCELED, Ticked.QUEUED]
+    assert store.tick(ticks) == [Ticked.CANCELED, Ticked.QUEUED]
     assert bench.pending() == ["hourly"]
 
 
 def test_who_resumes_moves_the_mark_to_now_as_what_passed_is_over(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     tick("", "5000", "a")
     tick("5000", "9000 5000")
-    ticker.switch(bench.queue, "nightly", canceled=True)
+    store.switch(bench.queue, "nightly", canceled=True)
 
-    ticker.switch(bench.queue, "nightly", canceled=False)
+    store.switch(bench.queue, "nightly", canceled=False)
 
-    found = ticker.marks(bench.queue)
+    found = store.read_watermarks(bench.queue)
     mark = Watermark.of(found.texts["nightly"])
     assert mark is not None
     assert found.now_ms - 60_000 <= mark.last_ms <= found.now_ms
@@ -322,24 +328,26 @@ def test_who_resumes_moves_the_mark_to_now_as_what_passed_is_over(
 
 
 def test_who_resumes_moves_no_mark_back(
-    bench: Bench, ticker: Ticker, tick: Callable[..., Ticked]
+    bench: Bench, store: PeriodicStore, tick: Callable[..., Ticked]
 ) -> None:
     ahead = f"{T * 10}"
     tick("", ahead)
-    ticker.switch(bench.queue, "nightly", canceled=True)
+    store.switch(bench.queue, "nightly", canceled=True)
 
-    ticker.switch(bench.queue, "nightly", canceled=False)
+    store.switch(bench.queue, "nightly", canceled=False)
 
-    assert marks(ticker, bench) == {"nightly": ahead}
+    assert marks(store, bench) == {"nightly": ahead}
 
 
-def test_asyncio_cancels_resumes_and_looks_as_threads_do(bench: Bench, ticker: Ticker) -> None:
+def test_asyncio_cancels_resumes_and_looks_as_threads_do(
+    bench: Bench, store: PeriodicStore
+) -> None:
     async def all_of_it() -> list[Any]:
-        done: list[Any] = [await ticker.aswitch(bench.queue, "n", canceled=True)]
-        done.append((await ticker.amarks(bench.queue)).canceled)
-        done.append(await ticker.aswitch(bench.queue, "n", canceled=False))
-        done.append((await ticker.amarks(bench.queue)).canceled)
-        await ticker.aclose()
+        done: list[Any] = [await store.aswitch(bench.queue, "n", canceled=True)]
+        done.append((await store.aread_watermarks(bench.queue)).canceled)
+        done.append(await store.aswitch(bench.queue, "n", canceled=False))
+        done.append((await store.aread_watermarks(bench.queue)).canceled)
+        await store.aclose()
         return done
 
     assert asyncio.run(all_of_it()) == [True, {"n"}, True, frozenset()]
@@ -348,29 +356,29 @@ def test_asyncio_cancels_resumes_and_looks_as_threads_do(bench: Bench, ticker: T
 # -- in Redis -----------------------------------------------------------------------------------
 @pytest.mark.server
 def test_a_mark_is_a_field_and_a_state_outlives_a_day(queue: str, redis_url: str, raw: Any) -> None:
-    ticker = redis_ticker(redis_url, results_expire_s=60)
+    store = redis_store(redis_url, results_expire_s=60)
     from tests.contract.conftest import redis_bench
 
     bench = redis_bench(queue, redis_url)
 
-    ticker.tick([Tick(queue, "nightly run", "", f"{T} 0", [bench.message("a")])])
+    store.tick([Tick(queue, "nightly run", "", f"{T} 0", [bench.message("a")])])
 
     assert raw.hgetall(keys.periodic(queue)) == {b"nightly run": f"{T} 0".encode()}
     assert 86_400 - 10 <= raw.ttl(bench.uuid("a")) <= 86_400
-    ticker.close()
+    store.close()
     bench.close()
 
 
 @pytest.mark.server
 def test_a_mark_that_somebody_spoilt_is_begun_anew(queue: str, redis_url: str, raw: Any) -> None:
-    ticker = redis_ticker(redis_url)
+    store = redis_store(redis_url)
     raw.hset(keys.periodic(queue), "n", "yesterday")
 
-    outcomes = ticker.tick([Tick(queue, "n", "yesterday", f"{T} 0", ())])
+    outcomes = store.tick([Tick(queue, "n", "yesterday", f"{T} 0", ())])
 
     assert outcomes == [Ticked.QUEUED]
     assert raw.hget(keys.periodic(queue), "n") == f"{T} 0".encode()
-    ticker.close()
+    store.close()
 
 
 # -- any order of stale readers ----------------------------------------------------------------
@@ -404,16 +412,16 @@ class Walk:
         self.clock = FakeClock()
         settings = replace(QueueSettings.of(Config()), default_queue=self.home)
         links = Connections(parse_address(redis_url))
-        self.ticker = InlineTicker(links, settings, InlineBroker(links, settings), self.clock)
+        self.store = InlinePeriodicStore(links, settings, InlineBroker(links, settings), self.clock)
         signature = Signature(name="a", routing_key=self.home, headers={})
         self.entry = Entry.of("task", "@every 60s", "n", [signature], catch_up=catch_up)
-        self.seen: dict[int, Marks] = {}
+        self.seen: dict[int, Watermarks] = {}
 
     def go(self, walk: list[tuple[str, int]]) -> None:
         before, marks = "", [Watermark(0, 0)]
         for verb, number in walk:
             if verb == "read":
-                self.seen[number] = self.ticker.marks(self.home)
+                self.seen[number] = self.store.read_watermarks(self.home)
             elif verb == "tick" and number in self.seen:
                 self.move(self.seen[number])
             elif verb == "time":
@@ -421,25 +429,25 @@ class Walk:
             elif verb == "failover" and before:
                 self.raw.hset(keys.periodic(self.home), "n", before)  # the last move is lost
                 marks = [Watermark(0, 0)]
-            now = self.ticker.marks(self.home).texts.get("n", "")
+            now = self.store.read_watermarks(self.home).texts.get("n", "")
             marks.append(Watermark.of(now) or Watermark(0, 0))
             before = now if verb == "read" else before
         uuids = [json.loads(payload)["UUID"] for payload in self.bench.broker.pending(self.home)]
-        self.ticker.close()
+        self.store.close()
         assert len(uuids) == len(set(uuids))
         assert [mark.last_ms for mark in marks] == sorted(mark.last_ms for mark in marks)
 
-    def move(self, found: Marks) -> None:
+    def move(self, found: Watermarks) -> None:
         text = found.texts.get("n", "")
         mark = Watermark.of(text)
         if mark is None:
             start = Watermark(self.entry.schedule.start(found.now_ms), 0)
-            self.ticker.tick([Tick(self.home, "n", text, start.text, ())])
+            self.store.tick([Tick(self.home, "n", text, start.text, ())])
             return
         for step in steps(self.entry, mark.last_ms, found.now_ms):
             mark = Watermark(step.due_ms, step.due_ms if step.sends else mark.ran_ms)
             sent = self.messages(step.due_ms) if step.sends else []
-            self.ticker.tick([Tick(self.home, "n", text, mark.text, sent)])
+            self.store.tick([Tick(self.home, "n", text, mark.text, sent)])
             text = mark.text
 
     def messages(self, due_ms: int) -> list[Message]:

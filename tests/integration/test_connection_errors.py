@@ -18,7 +18,7 @@ from machine.ports.periodic import Tick
 from machine.redis.aio import links_of
 from machine.redis.connections import Connections, Limits
 from machine.redis.link import load_commands
-from machine.redis.periodic import RedisTicker
+from machine.redis.periodic import RedisPeriodicStore
 from machine.wire.signature import GroupMeta
 from tests.chaos.proxy import Proxy
 from tests.conftest import own_settings
@@ -56,14 +56,14 @@ def connections(url: str, **limits: float) -> Connections:
 # -- every command and script, once ------------------------------------------------------------
 
 
-def ticker(bench: Bench) -> RedisTicker:
+def store(bench: Bench) -> RedisPeriodicStore:
     made: Any = bench.broker
-    return RedisTicker(made._connections, own_settings())
+    return RedisPeriodicStore(made._connections, own_settings())
 
 
 def tick(bench: Bench) -> Callable[[], Any]:
     due = Tick(home=bench.queue, name="t", before="", after="1", messages=[bench.message("a")])
-    return lambda: ticker(bench).tick([due])
+    return lambda: store(bench).tick([due])
 
 
 def fire(bench: Bench) -> Callable[[], Any]:

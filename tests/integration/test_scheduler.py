@@ -533,13 +533,13 @@ def test_a_scheduler_that_looked_before_an_entry_was_canceled_sends_nothing(
     yard.server.register_periodic_task("@every 60s", "n", sig("note"))
     ran_ms = set_mark(yard, "n", 90_000)
     scheduler = yard.server.new_scheduler()
-    tick = scheduler._ticker.tick
+    tick = scheduler._store.tick
 
     def late(ticks: Any) -> Any:
         yard.server.cancel_periodic("n")
         return tick(ticks)
 
-    monkeypatch.setattr(scheduler._ticker, "tick", late)
+    monkeypatch.setattr(scheduler._store, "tick", late)
     scheduler.run_once(0.0)
 
     assert yard.ready() == []

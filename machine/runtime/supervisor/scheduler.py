@@ -23,7 +23,7 @@ from machine.periodic.runs import PeriodicRun, run_of
 from machine.periodic.watermarks import MOST_CAUGHT_UP, Step, Watermark, steps
 from machine.ports.backend import Backend
 from machine.ports.moves import Message
-from machine.ports.periodic import Lock, Marks, Tick, Ticked, Ticker
+from machine.ports.periodic import Lock, PeriodicStore, Tick, Ticked, Watermarks
 from machine.runtime.loop import Loop, Loops
 from machine.wire.limits import PERIODIC_LOCK_PREFIX
 from machine.wire.signature import Signature, TaskState
@@ -58,7 +58,7 @@ class Scheduler(Loop):
     Sends the entries that are due; any number of schedulers may run side by side.
 
     Args:
-        ticker: Keeps the watermarks; not shared with another thread.
+        store: Keeps the watermarks; not shared with another thread.
         backend: Has the states of earlier runs, for ``overlap``, and the groups' records.
         home: Queue whose keys hold the timetable: the default queue.
         entries: Returns the whole timetable as it is now; called at each run of the loop.
@@ -73,7 +73,7 @@ class Scheduler(Loop):
 
     def __init__(
         self,
-        ticker: Ticker,
+        store: PeriodicStore,
         backend: Backend,
         home: str,
         entries: Callable[[], Sequence[Entry]],
@@ -85,7 +85,7 @@ class Scheduler(Loop):
         writes_ahead: bool = False,
     ) -> None:
         super().__init__("scheduler", _PERIOD_S)
-        self._ticker, self._backend, self._home = ticker, backend, home
+        self._store, self._backend, self._home = store, backend, home
         self._entries, self._write = entries, write
         self._lock, self._program = lock, program
         self._on_sent, self._writes_ahead = on_sent, writes_ahead
@@ -111,10 +111,10 @@ class Scheduler(Loop):
         if not entries or now_s < self._read_at_s:
             return
         self._read_at_s = now_s + _AGAIN_S  # counts if an error ends this run
-        marks = self._ticker.marks(self._home)
+        watermarks = self._store.read_watermarks(self._home)
         planned: list[_Planned] = []
-        waits = [_READ_S, *(self._plan_entry(entry, marks, planned) for entry in entries)]
-        outcomes = self._ticker.tick([one.tick for one in planned])
+        waits = [_READ_S, *(self._plan_entry(entry, watermarks, planned) for entry in entries)]
+        outcomes = self._store.tick([one.tick for one in planned])
         waits += [
             self._log_outcome(one, outcome) for one, outcome in zip(planned, outcomes, strict=True)
         ]
@@ -122,11 +122,11 @@ class Scheduler(Loop):
         if any(one.sends for one in planned):
             self._on_sent()
 
-    def _plan_entry(self, entry: Entry, marks: Marks, planned: list[_Planned]) -> float:
+    def _plan_entry(self, entry: Entry, watermarks: Watermarks, planned: list[_Planned]) -> float:
         """Add the ticks of an entry to ``planned``; return the seconds until its next time."""
-        self._log_canceled(entry.name, is_canceled=entry.name in marks.canceled)
+        self._log_canceled(entry.name, is_canceled=entry.name in watermarks.canceled)
         try:
-            found = self._make_ticks(entry, marks)
+            found = self._make_ticks(entry, watermarks)
         except BrokerUnavailable:
             raise
         except Exception:  # noqa: BLE001 - a bug in one entry must not keep the others waiting
@@ -134,23 +134,23 @@ class Scheduler(Loop):
                 _log.exception("schedule %r cannot be sent; it is tried again", entry.name)
             return _AGAIN_S
         planned += found
-        watermark = Watermark.of(marks.texts.get(entry.name, ""))
-        from_ms = max(marks.now_ms, watermark.last_ms if watermark else 0)
+        watermark = Watermark.of(watermarks.texts.get(entry.name, ""))
+        from_ms = max(watermarks.now_ms, watermark.last_ms if watermark else 0)
         next_ms = entry.schedule.next_after(found[-1].due_ms if found else from_ms)
-        return _READ_S if next_ms is None else max(0.0, (next_ms - marks.now_ms) / 1000)
+        return _READ_S if next_ms is None else max(0.0, (next_ms - watermarks.now_ms) / 1000)
 
-    def _make_ticks(self, entry: Entry, marks: Marks) -> list[_Planned]:
+    def _make_ticks(self, entry: Entry, watermarks: Watermarks) -> list[_Planned]:
         """Return the ticks that serve the times of an entry that are due now."""
-        before = marks.texts.get(entry.name, "")
+        before = watermarks.texts.get(entry.name, "")
         watermark = Watermark.of(before)
         if watermark is None:
             # A new entry counts from now; nothing is sent for earlier times.
-            start = Watermark(entry.schedule.start(marks.now_ms), 0)
+            start = Watermark(entry.schedule.start(watermarks.now_ms), 0)
             tick = Tick(self._home, entry.name, before, start.text, ())
             return [
                 _Planned(entry, start.last_ms, tick, sends=False, text="is new; counting from %s")
             ]
-        if watermark.last_ms > marks.now_ms + _AHEAD_MS and self._is_news(
+        if watermark.last_ms > watermarks.now_ms + _AHEAD_MS and self._is_news(
             entry, "ahead", watermark.last_ms
         ):
             _log.warning(
@@ -158,17 +158,17 @@ class Scheduler(Loop):
                 "then. To begin anew: HDEL '%s' '%s'",
                 entry.name,
                 _moment(watermark.last_ms),
-                self._ticker.key_of(self._home),
+                self._store.key_of(self._home),
                 entry.name,
             )
-        if entry.name in marks.canceled:
-            return self._skip_canceled(entry, watermark, marks.now_ms, before)
+        if entry.name in watermarks.canceled:
+            return self._skip_canceled(entry, watermark, watermarks.now_ms, before)
         planned: list[_Planned] = []
         # Go's schedulers send no missed times, and Machinery's lock is for one time only.
         most = MOST_CAUGHT_UP if self._lock is None else 1
-        for step in steps(entry, watermark.last_ms, marks.now_ms, most=most):
+        for step in steps(entry, watermark.last_ms, watermarks.now_ms, most=most):
             one = self._make_tick(
-                entry, step, watermark, marks.now_ms, before, is_first=not planned
+                entry, step, watermark, watermarks.now_ms, before, is_first=not planned
             )
             if one is None:
                 break
@@ -305,7 +305,7 @@ class Scheduler(Loop):
             self._stopping.wait(max(0.0, next_s - time.monotonic()))
 
     def close(self) -> None:
-        self._ticker.close()
+        self._store.close()
         if self._lock is not None:
             self._lock.close()
 

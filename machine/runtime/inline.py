@@ -7,23 +7,22 @@ tests and first tries. Machinery's word for it is the same.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 from machine.execution import Hooks, Outcome
 from machine.ports.backend import Backend
 from machine.ports.broker import Broker
 from machine.ports.clock import Clock
-from machine.ports.moves import Claim, Finish, Move, Retry, Verdict
+from machine.ports.moves import Claim, Finish, Move, Verdict
 from machine.registry import Registry
 from machine.runtime.child.admission import admit, split_expired
 from machine.runtime.child.executor import call_after_hooks
 from machine.runtime.child.instruments import Instruments
 from machine.runtime.child.pool import InlinePool, Job
+from machine.runtime.child.session import find_next_move
 from machine.runtime.chords import Chords
-from machine.runtime.settle import SettleRules, replace_refused, settle, settle_canceled
+from machine.runtime.settle import SettleRules, settle
 
-_log = logging.getLogger("machine.worker")
 _WORKER_ID = "eager"
 
 
@@ -71,7 +70,7 @@ class InlineRunner:
             if not queues or (self._hooks.pre_consume and not self._hooks.pre_consume()):
                 return
             exchange = self._broker.exchange(_WORKER_ID, queues, [], 1)
-            # New to us, or a task ran for longer than the lease, which nobody renews here.
+            # Only new queues: a lease that has run out stays ours, because nobody reaps here.
             unknown = [queue for queue, held in exchange.held.items() if held is None]
             if unknown:
                 self._broker.register(_WORKER_ID, unknown)
@@ -109,16 +108,11 @@ class InlineRunner:
         instead: list[Move] = []
         verdicts = self._broker.exchange(_WORKER_ID, (), moves, 0).verdicts
         for move, verdict in zip(moves, verdicts, strict=True):
-            now_ns = self._clock.now_ns()
             if verdict is Verdict.ARMED and isinstance(move, Finish):
                 self._chords.fire_armed(move)
-            elif verdict is Verdict.CANCELED:
-                instead.append(settle_canceled(move.claim, self._rules, now_ns).move)
-            elif verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
-                _log.error(
-                    "a task on '%s' cannot end as it should: its state's key, or the queue of its "
-                    "next task, holds something else; it is buried",
-                    move.claim.queue,
-                )
-                instead.append(replace_refused(move, self._rules, now_ns))
+                continue
+            # No states are kept elsewhere.
+            next_move, _ = find_next_move(move, verdict, self._rules, self._clock.now_ns())
+            if next_move is not None:
+                instead.append(next_move)
         return instead

@@ -35,6 +35,40 @@ from machine.runtime.settle import (
 from machine.wire.signature import Signature, TaskState
 
 _log = logging.getLogger("machine.worker")
+
+
+def find_next_move(
+    move: Move, verdict: Verdict, rules: SettleRules, now_ns: int
+) -> tuple[Move | None, Sequence[TaskState]]:
+    """
+    Return the move to make after one that was refused, and the states to record before it.
+
+    Args:
+        move: What was refused, or not.
+        verdict: What became of it.
+        rules: How outcomes are settled.
+        now_ns: Unix nanoseconds.
+
+    Returns:
+        ``None`` where the claim is over. A move that came too late is logged.
+    """
+    if verdict is Verdict.CANCELED:
+        settled = settle_canceled(move.claim, rules, now_ns)
+        return settled.move, settled.unkept
+    if verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
+        _log.error(
+            "a task on '%s' cannot end as it should: its state's key, or the queue of its "
+            "next task, holds something else; it is buried",
+            move.claim.queue,
+        )
+        return replace_refused(move, rules, now_ns), ()
+    if verdict is Verdict.FENCED:
+        _log.warning(
+            "claim %s was settled before or has another owner; nothing was changed", move.claim.id
+        )
+    return None, ()
+
+
 #: Moves remembered in case the server forgets them (a failover loses the last writes).
 _REMEMBERED = 4096
 
@@ -165,22 +199,11 @@ class Session:
         for move, verdict in odd:
             if verdict is Verdict.ARMED and isinstance(move, Finish):
                 self._armed.append(move)
-            elif verdict is Verdict.CANCELED:
-                settled = settle_canceled(move.claim, self._rules, self._clock.now_ns())
-                self._unrecorded.extend(settled.unkept)
-                self.add_moves([settled.move])
-            elif verdict is Verdict.BAD_KEY and isinstance(move, Finish | Retry):
-                _log.error(
-                    "a task on '%s' cannot end as it should: its state's key, or the queue of its "
-                    "next task, holds something else; it is buried",
-                    move.claim.queue,
-                )
-                self.add_moves([replace_refused(move, self._rules, self._clock.now_ns())])
-            elif verdict is Verdict.FENCED:
-                _log.warning(
-                    "claim %s was settled before or has another owner; nothing was changed",
-                    move.claim.id,
-                )
+                continue
+            next_move, unkept = find_next_move(move, verdict, self._rules, self._clock.now_ns())
+            self._unrecorded.extend(unkept)
+            if next_move is not None:
+                self.add_moves([next_move])
 
     def fire_chords(self) -> None:
         """Fire the chords that our moves armed; where that fails, a supervisor's sweep does it."""

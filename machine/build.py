@@ -32,6 +32,7 @@ from machine.redis.periodic import RedisPeriodicStore
 from machine.redis.roles import QueueSettings
 from machine.registry import Registry
 from machine.runtime.child.instruments import Instruments
+from machine.runtime.chords import Chords
 from machine.runtime.inline import InlineRunner
 from machine.runtime.settle import SettleRules, keeps_states
 from machine.runtime.supervisor.forking import WorkerFactories
@@ -116,7 +117,7 @@ def _eager_server(
     results = RedisBackend(
         Connections(parse_address(url)), results_expire_s=config.results_expire_in
     )
-    clock = SystemClock()
+    rules, clock = SettleRules.of(config), SystemClock()
 
     def periodic() -> InlinePeriodicStore:
         return InlinePeriodicStore(Connections(parse_address(url)), settings, queues, clock)
@@ -131,9 +132,9 @@ def _eager_server(
     )
     made.after_enqueue = InlineRunner(
         queues,
-        results,
+        Chords(queues, results, rules, clock),
         registry,
-        SettleRules.of(config),
+        rules,
         clock,
         lambda: queues.queues,
         _make_instruments(config, "", ""),

@@ -520,6 +520,7 @@ from machine.embedded import EmbeddedServer
 from machine.ports.clock import SystemClock
 from machine.registry import Registry
 from machine.runtime.child.child import Child, ChildSettings
+from machine.runtime.chords import Chords
 
 ROOT = os.path.join(os.getcwd(), "machine") + os.sep
 
@@ -544,8 +545,10 @@ with EmbeddedServer() as server:
     tasks.add.send(1, 2)
     registry = Registry()
     registry.collect("machine.tasks")
-    links = build.broker(config, for_worker=True), build.backend(config, for_worker=True)
-    child = Child(*links, registry, ChildSettings.of(config), SystemClock())
+    broker, backend = build.broker(config, for_worker=True), build.backend(config, for_worker=True)
+    settings, clock = ChildSettings.of(config), SystemClock()
+    chords = Chords(broker, backend, settings.rules, clock)
+    child = Child(broker, chords, backend, registry, settings, clock)
     child.start(); child.run_once(0); child.run_once(0)
     result, *sent = entered(lambda: tasks.add.send(1, 2))
     _, *ran = entered(lambda: (child.run_once(0), child.run_once(0)))

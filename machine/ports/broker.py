@@ -221,7 +221,7 @@ class Claims(Protocol):
 
 
 class Upkeep(Protocol):
-    """What supervisors do. A store that gives messages of dead workers back itself needs none."""
+    """What supervisors do: renew leases, find the dead, move what is due, fire chords."""
 
     def heartbeat(self, queue: str, worker_ids: Sequence[str]) -> list[int | None]:
         """Renew leases; for each worker the number of claims held, ``None`` if not registered."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from machine.errors import BrokerRefused, SignatureError, WireError
 from machine.execution import Failed
 from machine.ports.backend import Backend
-from machine.ports.broker import Broker
+from machine.ports.broker import Upkeep
 from machine.ports.clock import Clock
 from machine.ports.moves import ChordShot, Finish, Member, Message, Verdict
 from machine.runtime.loop import Loop
@@ -43,7 +43,7 @@ class Chords:
         clock: The times of new states.
     """
 
-    def __init__(self, broker: Broker, backend: Backend, rules: SettleRules, clock: Clock) -> None:
+    def __init__(self, broker: Upkeep, backend: Backend, rules: SettleRules, clock: Clock) -> None:
         self._broker, self._backend, self._rules, self._clock = broker, backend, rules, clock
         #: Group -> a member that had not ended at the last look. It is read alone at the next one,
         #: so that a large group is not read as a whole at each of its members' ends.
@@ -194,7 +194,7 @@ class ChordSweep(Loop):
     """
 
     def __init__(
-        self, broker: Broker, chords: Chords, queues: Sequence[str], period_s: float
+        self, broker: Upkeep, chords: Chords, queues: Sequence[str], period_s: float
     ) -> None:
         super().__init__("chord sweep", period_s)
         self._broker, self._chords, self._queues = broker, chords, queues

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from machine.execution import Hooks, Outcome
-from machine.ports.backend import Backend
-from machine.ports.broker import Broker
+from machine.ports.broker import Claims
 from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Finish, Move, Verdict
 from machine.registry import Registry
@@ -32,7 +31,7 @@ class InlineRunner:
 
     Args:
         broker: The queues.
-        backend: Where the members of chords have their states.
+        chords: Fires the chords that tasks arm.
         registry: The tasks, and the hooks around them.
         rules: How outcomes are settled.
         clock: Says what time it is.
@@ -42,16 +41,15 @@ class InlineRunner:
 
     def __init__(
         self,
-        broker: Broker,
-        backend: Backend,
+        broker: Claims,
+        chords: Chords,
         registry: Registry,
         rules: SettleRules,
         clock: Clock,
         queues: Callable[[], Sequence[str]],
         instruments: Instruments | None = None,
     ) -> None:
-        self._broker, self._registry = broker, registry
-        self._chords = Chords(broker, backend, rules, clock)
+        self._broker, self._chords, self._registry = broker, chords, registry
         self._rules, self._clock, self._queues = rules, clock, queues
         self._instruments = instruments
 

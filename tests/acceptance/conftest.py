@@ -23,6 +23,7 @@ from machine.ports.clock import SystemClock
 from machine.registry import Registry
 from machine.registry.task import Task, task
 from machine.runtime.child.child import Child, ChildSettings
+from machine.runtime.chords import Chords
 from machine.runtime.supervisor.promoter import Promoter
 
 PATIENCE_S = 10.0
@@ -48,7 +49,8 @@ class Bench:
         backend = build.backend(self.config, for_worker=True)
         changes["queues"] = queues or (self.queue,)
         settings = replace(ChildSettings.of(self.config), **changes)
-        child = Child(broker, backend, self.registry, settings, SystemClock())
+        chords = Chords(broker, backend, settings.rules, SystemClock())
+        child = Child(broker, chords, backend, self.registry, settings, SystemClock())
         thread = threading.Thread(target=child.run, daemon=True)
         thread.start()
         try:

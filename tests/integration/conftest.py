@@ -77,7 +77,8 @@ class Yard:
         broker, backend = factories.broker(), factories.backend()
         self._open += (broker, backend)
         settings = replace(self._settings.child, **changes)
-        made = Child(broker, backend, self.registry, settings, self.clock)
+        chords = Chords(broker, backend, settings.rules, self.clock)
+        made = Child(broker, chords, backend, self.registry, settings, self.clock)
         self.children[made] = settings
         return made
 

@@ -16,7 +16,7 @@ from machine.config.queues import read_queue_names, read_queue_weights
 from machine.errors import BrokerUnavailable, MachineError
 from machine.execution import Outcome
 from machine.ports.backend import Backend
-from machine.ports.broker import Broker
+from machine.ports.broker import Claims
 from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Park, Release
 from machine.registry import Registry
@@ -28,6 +28,7 @@ from machine.runtime.child.pool import InlinePool, Job, MixedPool, Pool
 from machine.runtime.child.queue_order import QueueOrder
 from machine.runtime.child.relief import PROGRESS_S, LongTasks, ReliefThread
 from machine.runtime.child.session import Session, unpark_known
+from machine.runtime.chords import Chords
 from machine.runtime.health import Liveness
 from machine.runtime.settle import SettleRules
 from machine.runtime.wakeup import Wakeup
@@ -93,7 +94,8 @@ class Child:
 
     Args:
         broker: Made in this process, with ``worker=True``.
-        backend: Where results are, for chords and separate stores.
+        chords: Fires the chords that its tasks arm.
+        backend: Where results are that the broker does not keep.
         registry: The tasks it can run.
         settings: See `ChildSettings`.
         clock: The times in states, and the time that pauses are measured with.
@@ -104,7 +106,8 @@ class Child:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Claims,
+        chords: Chords,
         backend: Backend,
         registry: Registry,
         settings: ChildSettings,
@@ -121,7 +124,14 @@ class Child:
         self._queue_order = QueueOrder(settings.queues, settings.weights)
         self._wakeup = Wakeup(lambda: broker.waker(settings.queues))
         self._session = Session(
-            broker, backend, settings.queues, settings.rules, clock, on_incarnation, instruments
+            broker,
+            chords,
+            backend,
+            settings.queues,
+            settings.rules,
+            clock,
+            on_incarnation,
+            instruments,
         )
         self._cancellations = CancellationWatcher(self._session)
         # With several queues the main thread must stay free to answer wake-ups.

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from machine.errors import BrokerUnavailable, MachineError
 from machine.execution import Failed, Outcome
 from machine.ports.backend import Backend
-from machine.ports.broker import Broker
+from machine.ports.broker import Claims
 from machine.ports.clock import Clock
 from machine.ports.moves import Claim, Exchange, Finish, Move, Retry, Start, Verdict
 from machine.registry import Registry
@@ -84,7 +84,8 @@ class Session:
 
     Args:
         broker: The queues.
-        backend: Where results are, for chords and separate stores.
+        chords: Fires the chords that moves arm.
+        backend: Where results are that the broker does not keep.
         queues: What this worker consumes, most urgent first.
         rules: How outcomes are settled.
         clock: The times in states.
@@ -94,7 +95,8 @@ class Session:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Claims,
+        chords: Chords,
         backend: Backend,
         queues: Sequence[str],
         rules: SettleRules,
@@ -108,7 +110,7 @@ class Session:
         self._in_flight = InFlight()
         #: States for another store, which must be there before their moves are sent.
         self._unrecorded: deque[TaskState] = deque()
-        self._chords = Chords(broker, backend, rules, clock)
+        self._chords = chords
         self._armed: deque[Finish] = deque()
         self._lock = threading.Lock()
         self.worker_id = ""
@@ -359,7 +361,7 @@ class InFlight:
         return unknown, gone
 
 
-def unpark_known(broker: Broker, queues: Sequence[str], registry: Registry) -> None:
+def unpark_known(broker: Claims, queues: Sequence[str], registry: Registry) -> None:
     """
     Make parked messages of tasks registered here ready now, instead of up to a minute later.
 

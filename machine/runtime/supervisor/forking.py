@@ -28,6 +28,7 @@ from machine.ports.clock import Clock
 from machine.registry import Registry
 from machine.runtime.child.child import Child, ChildSettings
 from machine.runtime.child.instruments import Instruments
+from machine.runtime.chords import Chords
 from machine.runtime.health import HealthFile, Liveness
 from machine.runtime.supervisor.metrics import Exporter
 from machine.runtime.supervisor.scheduler import Scheduler
@@ -149,9 +150,11 @@ class ChildForker:
         instruments = factories.instruments(directory)  # before tasks make metrics of their own
         registry = factories.registry()
         send_timetable(timetable, factories.timetable(registry))
+        broker, backend = factories.broker(), factories.backend()
         child = Child(
-            factories.broker(),
-            factories.backend(),
+            broker,
+            Chords(broker, backend, settings.rules, self._clock),
+            backend,
             registry,
             settings,
             self._clock,

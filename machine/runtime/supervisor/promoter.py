@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from machine.ports.broker import Broker
+from machine.ports.broker import Upkeep
 from machine.runtime.loop import Loop
 
 #: Messages in one script call, which blocks the server for about 1 ms.
@@ -14,7 +14,7 @@ _MOST_BATCHES = 50
 class Promoter(Loop):
     """Moves due messages to the queues they name, earliest first, until none is due."""
 
-    def __init__(self, broker: Broker, period_s: float) -> None:
+    def __init__(self, broker: Upkeep, period_s: float) -> None:
         super().__init__("promoter", period_s)
         self._broker = broker
 

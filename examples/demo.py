@@ -1,9 +1,9 @@
 """
-The whole machine on one screen: a server, two workers, the caller, and a murder.
+The whole system in one run: a server, two workers, two callers, and a worker that dies.
 
-Starts a private Redis or Valkey and two worker services, runs the caller and
-the tour against them, kills one worker in the middle of a task and shows that
-the other one finishes it. Everything started here is stopped again. ``make demo``.
+``make demo`` starts a Redis or Valkey of its own and two workers, runs the
+caller and the tour, kills one worker in the middle of a task, and shows that
+the other worker finishes it. In the end it stops all that it started.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from machine.server import Server
 from machine.tasks import sleep
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Short leases, so that a death is noticed while somebody is watching.
+#: Short leases, so that the other worker notices the death after 1.5 s.
 SETTINGS = {"WORKER_LEASE_S": "1.5", "WORKER_HEARTBEAT_S": "0.5", "WORKER_BLOCK_S": "0.5"}
 PATIENCE_S = 20.0
 
 
 def main() -> int:
-    """Run the demo; return 0 if all of it went as it should."""
+    """Run the demo; return 0 if all of it went well."""
     started_at = time.monotonic()
     try:
         with EmbeddedServer() as redis, tempfile.TemporaryDirectory() as logs:
@@ -70,12 +70,12 @@ def _show(workers: list[subprocess.Popen[bytes]], environ: dict[str, str]) -> in
         return 1
     config = Config.load(environ=environ)
     with build.connect(config) as server:
-        survived = _murder(workers, server, config)
+        survived = _kill_worker(workers, server, config)
     return int(not survived)
 
 
 def _call(environ: dict[str, str]) -> int:
-    """Run both programs at once, as the retries of each take 3 s; return 0 if both went well."""
+    """Run both callers at once, because the retries of each take 3 s; return 0 if all went well."""
     tour = subprocess.Popen(
         [sys.executable, "examples/tour.py"],
         cwd=ROOT,
@@ -93,8 +93,8 @@ def _call(environ: dict[str, str]) -> int:
     return caller.returncode or tour.returncode
 
 
-def _murder(workers: list[subprocess.Popen[bytes]], server: Server, config: Config) -> bool:
-    """SIGKILL the worker that runs a task, and wait for the task's result all the same."""
+def _kill_worker(workers: list[subprocess.Popen[bytes]], server: Server, config: Config) -> bool:
+    """Send SIGKILL to the worker that runs a task; say whether the task's result still came."""
     broker = build.broker(config)
     seconds = 1.0
     result = sleep.send(seconds)
@@ -140,11 +140,11 @@ def _wait_until(happened: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             message = f"waited {PATIENCE_S:.0f} s for {what}"
             raise MachineError(message)
-        time.sleep(0.02)  # what is waited for here is another process, which tells nobody
+        time.sleep(0.02)  # it happens in another process, which sends no signal
 
 
 def _stop(worker: subprocess.Popen[bytes]) -> int:
-    """Stop a worker gently; return 0 if it drained, or was killed as planned."""
+    """Send SIGTERM to a worker; return 0 if it ended well, or if it is the one that was killed."""
     if worker.poll() is None:
         worker.terminate()
         status = worker.wait(PATIENCE_S)

@@ -1,7 +1,7 @@
 """
-What goes beyond sending and waiting: workflows in workflows, progress, canceling, times.
+More than sending and waiting: nested workflows, progress, canceling, expiry, periodic tasks.
 
-Each call is printed with its result. Run it beside any worker: ``python examples/tour.py``.
+It prints each call with its result. Run it while a worker runs: ``python examples/tour.py``.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from machine.tasks import add, climb, flaky, multiply, say
 
 #: Seconds to wait for anything.
 PATIENCE_S = 30.0
-#: What the timetable knows the periodic task by.
+#: The name of the periodic task in the timetable.
 PERIODIC = "tour.greeting"
 
 
 def until(happened: Callable[[], bool], what: str) -> None:
-    """Look until something has happened; a program of yours waits by ``get()``."""
+    """Poll until something has happened; to wait for a result, a program calls ``get()``."""
     deadline = time.monotonic() + PATIENCE_S
     while not happened():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {PATIENCE_S:.0f} s for {what}")
-        time.sleep(0.02)  # a look at a state that is not final yet: get() waits for final ones
+        time.sleep(0.02)  # get() cannot wait for this: it waits for the final state only
 
 
 def a_nested_workflow(_server: Server) -> object:
-    """A chain with a group in it, one of whose members is a chain."""
+    """Send a chain with a group in it; one member of the group is a chain."""
     inner = group(add.partial(1) | multiply.partial(10), add.partial(2))
     return (add.s(1) | inner | add.partial()).send().get(timeout=PATIENCE_S)
 
@@ -45,7 +45,7 @@ def a_chord_of_chords(_server: Server) -> object:
 
 
 def progress(_server: Server) -> object:
-    """Follow a task that says how far it is."""
+    """Follow a task that reports its progress."""
     result = climb.send(10)
     seen = []
 
@@ -63,7 +63,7 @@ def progress(_server: Server) -> object:
 
 
 def a_cancel(_server: Server) -> object:
-    """Cancel a task that runs."""
+    """Cancel a running task."""
     result = climb.send(1000)
     until(lambda: result.progress is not None, "the climb to begin")
     canceled = result.cancel()
@@ -75,14 +75,14 @@ def a_cancel(_server: Server) -> object:
 
 
 def one_at_a_time(_server: Server) -> object:
-    """Send two with one key: the second sending gets the first one's result."""
+    """Send two tasks with one key: the second send returns the result of the first."""
     mine = climb.s(3).options(unique="tour")
     first, second = mine.send(), mine.send()
     return first.uuid == second.uuid, second.get(timeout=PATIENCE_S)
 
 
 def too_late(_server: Server) -> object:
-    """Send what should have started last year."""
+    """Send a task that expired last year."""
     late = add.s(1, 2).options(expires=datetime(2025, 1, 1, tzinfo=UTC)).send()
     try:
         late.get(timeout=PATIENCE_S)
@@ -92,7 +92,7 @@ def too_late(_server: Server) -> object:
 
 
 def a_periodic_task(server: Server) -> object:
-    """Have a task sent each second; here this program looks at the clock, else workers do."""
+    """Have a task sent each second. Usually workers do that; here this program does."""
     server.register_periodic_task("@every 1s", PERIODIC, say.s("Ann"))
     server.resume_periodic(PERIODIC)
     began = datetime.now(UTC).timestamp()
@@ -129,7 +129,7 @@ def main() -> int:
     build.ping(config)
     wrong = 0
     with connect(config) as server:
-        # First of all, as it is run again after 1 s and after 2 s.
+        # Sent first, because it runs again after 1 s and after 2 s.
         retried = flaky.send()
         calls = CALLS | {
             "flaky(), the runs before the last": (

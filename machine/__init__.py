@@ -1,8 +1,8 @@
 """
-The public names of the machine, and nothing else.
+The public names of the package, and nothing else.
 
-Importing it connects nothing and loads no Redis client: what needs one is
-loaded when it is first used.
+Importing it opens no connection and loads no Redis client and no settings, so
+that a module of tasks is cheap to import. `connect()` loads them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ __all__ = [
     "new_chain",
     "new_group",
     "new_chord",
-    # the types of the above
+    # types, for annotations
     "Task",
     "AsyncTask",
     "TaskContext",
@@ -132,7 +132,7 @@ def connect(config: Config | None = None) -> Server:
 
 
 def _connect_once() -> Server:
-    """Connect for the first task that is sent without a word about where to."""
+    """Connect by the settings for the first task that is sent before anybody called `connect`."""
     with _connecting:
         sender: Any = _registry.default_sender
         server: Server = connect() if sender is _connect_once else sender()

@@ -1,4 +1,4 @@
-"""What can be done from a shell: ``python -m machine health``."""
+"""Commands for a shell: ``python -m machine health``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Every error a user can meet, and what to do about each.
+Every error that a user can meet.
 
 MachineError
 ├── ConfigError (ValueError)            a setting is unknown, mistyped or out of bounds
@@ -10,15 +10,17 @@ MachineError
 ├── BrokerRefused                       Redis answered with an error that a retry cannot cure
 ├── DuplicateTask                       a task with the same unique key is there already
 ├── QueueFull                           the queue is at its limit, or Redis is out of memory
-├── LeaseLost                           someone else holds the task now
+├── LeaseLost                           reserved: another worker holds the task; never raised today
 ├── TaskFailed                          raised by ``AsyncResult.get()``: the task's own error text
-│   ├── TaskCanceled                    somebody canceled it
-│   └── TaskExpired                     it was not started in time
+│   ├── TaskCanceled                    somebody canceled the task
+│   └── TaskExpired                     the task was not started in time
 ├── ResultNotFound (LookupError)        no state is kept under this id
 └── ResultTimeout (TimeoutError)        no final state within the time given
 
-RetryLater is raised *by* a task; it is not an error, so it is not below MachineError.
-Each class's docstring is its default text, so that no error is ever empty.
+Exception
+└── RetryLater                          raised by a task to run again; no error, so no MachineError
+
+A class's docstring is the text of an error that was made without one.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class DuplicateTask(MachineError):
     A task with the same unique key is there already.
 
     Attributes:
-        uuid: The id of the one that is there.
+        uuid: The id of the task that has the key.
     """
 
     def __init__(self, message: str, *, uuid: str = "") -> None:
@@ -84,7 +86,7 @@ class TaskFailed(MachineError):
 
     Attributes:
         uuid: The id of the task that failed.
-        task_name: Its registered name, or "" when nobody wrote it down.
+        task_name: Its registered name, or "" if its state does not hold it.
     """
 
     def __init__(self, message: str, *, uuid: str = "", task_name: str = "") -> None:
@@ -105,7 +107,7 @@ class TaskCanceled(TaskFailed):
 
 
 class TaskExpired(TaskFailed):
-    """The task was not started before the time it was to be started by, and never ran."""
+    """The task expired before a worker could start it, and did not run."""
 
 
 class ResultNotFound(MachineError, LookupError):

@@ -1,9 +1,8 @@
 """
-One run of a task: what the task may ask and say, what it came to, who is told.
+One run of a task: its context, its outcome, and the user's hooks around it.
 
-The executor makes the context, calls the task, and returns an `Outcome`;
-`runtime.settle` turns that into the one change of state that the store sees.
-Nothing here sends or writes.
+The executor makes a `TaskContext`, calls the task, and returns an `Outcome`.
+`runtime.settle` makes of it the one change of state that is written to Redis.
 """
 
 from __future__ import annotations
@@ -29,8 +28,11 @@ class Again(NamedTuple):
     """
     The task is to run again.
 
-    ``delay_s`` is seconds from now, ≥ 0. ``counted`` says whether this uses up
-    one of the signature's retries (an error) or not (``RetryLater``).
+    Attributes:
+        delay_s: Seconds from now, ≥ 0.
+        error: The text of the error, or of the `RetryLater`.
+        counted: Whether this uses up one of the signature's retries: an error does, and
+            `RetryLater` does not.
     """
 
     delay_s: float
@@ -53,15 +55,15 @@ class Hooks:
     Functions of yours, each called on the thread that runs the task.
 
     Attributes:
-        pre_consume: Asked before messages are taken; false takes none for now
-            (asked again 20 times a second). Machinery's SetPreConsumeHandler.
-        pre_task: Called with the signature before its task runs; what it raises
-            counts as raised by the task.
-        post_task: Called with the signature after its task has ended, well or not.
+        pre_consume: Called before messages are taken. If it returns false, none are taken,
+            and it is called again after 50 ms. Machinery's SetPreConsumeHandler.
+        pre_task: Called with the signature before its task runs; an error in it counts
+            as an error of the task.
+        post_task: Called with the signature after its task has ended in any way.
         on_error: Called with the error's text and the signature when a task failed
             for good; not for a retry.
 
-    What the last two raise is logged, and changes nothing.
+    An error in one of the last two is logged and has no other effect.
     """
 
     pre_consume: Callable[[], bool] | None = None
@@ -76,13 +78,13 @@ class TaskContext:
 
     Attributes:
         signature: The message it was started by; read it, do not change it.
-        fence: Grows with every claim of a queue; a store that keeps the highest
-            fence it saw can refuse writes of a run that was given up.
-        canceled: Whether somebody asked for this task to be canceled; a worker
-            looks about once a second. Its result will not be kept.
+        fence: A number that grows with every claim of a queue. A store of yours that keeps the
+            highest fence it saw can refuse writes of a run that lost its task.
+        canceled: Whether somebody asked for this task to be canceled. A worker looks about
+            once a second. The result of a canceled task is not kept.
         said: The progress last reported, or ``None``.
-        error_type: The name of the last error's type, "" where it raised none.
-        trace: The ids of this run's trace and span, in hexadecimal; ``None`` where not traced.
+        error_type: The name of the last error's type, "" if there was none.
+        trace: The ids of this run's trace and span, in hexadecimal; ``None`` if it is not traced.
     """
 
     __slots__ = ("canceled", "error_type", "fence", "said", "signature", "trace")
@@ -102,13 +104,13 @@ class TaskContext:
 
     def progress(self, fraction: float, note: str = "") -> None:
         """
-        Say how far this task is; callers see it in the task's state.
+        Report how far this task is; callers see it in the task's state.
 
-        Only the last word counts, and it is shown a few times a second at most.
+        It is cheap: the last report is written a few times a second at most.
 
         Args:
             fraction: 0 to 1.
-            note: A word about it, for people; 1 KiB of it is kept.
+            note: Text for people; 1 KiB of it is kept.
 
         Raises:
             SignatureError: The fraction is not between 0 and 1.
@@ -118,18 +120,18 @@ class TaskContext:
         self.said = Progress(float(fraction), str(note))
 
     def raise_if_canceled(self) -> None:
-        """Raise `TaskCanceled` where somebody asked for this task to be canceled."""
+        """Raise `TaskCanceled` if somebody asked for this task to be canceled."""
         if self.canceled:
             raise TaskCanceled(uuid=self.signature.uuid, task_name=self.signature.name)
 
 
-#: The task that runs in this context; whoever runs tasks sets it and resets it.
+#: The task that runs in this context; executors set it before the call and reset it after.
 running_task: ContextVar[TaskContext | None] = ContextVar("running_task", default=None)
 
 
 def current_task() -> TaskContext:
     """
-    Return what the running task may know about its own run.
+    Return the context of the task that calls this.
 
     Raises:
         MachineError: No task runs here.

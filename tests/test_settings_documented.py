@@ -40,7 +40,7 @@ def row_of(row: Setting) -> str:
         ", ".join(names),
         ", ".join(f"`{variable}`" for variable in row.variables),
         f"`{shown(row)}`" if shown(row) else "empty",
-        row.wanted(),
+        row.describe_values(),
         row.help,
         "ours" if row.ours else "Machinery",
     ]

@@ -1,8 +1,9 @@
 """
-Everything on one screen while you write: ``make dev``.
+Run everything while you write, in one terminal: ``make dev``.
 
-Runs a worker and the HTTP caller, and a Redis of its own where none answers at `broker`. A
-change of the code or of the settings restarts whom it concerns, gently; one Ctrl-C stops all.
+It runs a worker and the HTTP caller, and a Redis of its own if none answers at `broker`. If code
+or settings change, it stops the programs they concern by SIGTERM and starts them again. One Ctrl-C
+stops all of them.
 """
 
 from __future__ import annotations
@@ -24,27 +25,28 @@ from machine.config.redis_url import RedisAddress
 from machine.embedded import HOST, EmbeddedServer, NoServer
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Seconds between two looks at the files; a change counts once it has stood for one of them.
+#: Seconds between two looks at the files. A change counts if the next look finds no other one:
+#: an editor may still be writing.
 LOOK_S = 0.3
-#: What a program is told unless a variable says otherwise: whoever changes a task wants to see
-#: it soon, and one that was cut short begins again on the new code.
+#: Variables of the programs, unless the environment has others. A changed task should run soon,
+#: so a running one gets 5 s; if that is too short, it runs again on the new code.
 QUICK = {"WORKER_SHUTDOWN_TIMEOUT_S": "5", "LOG_FORMAT": "text", "PYTHONUNBUFFERED": "1"}
 #: Seconds that a program may take to end beyond what it allows its tasks.
 SLACK_S = 5.0
-#: Files that the programs read; folders in which there are none of theirs.
+#: Endings and names of files that the programs read, and folders that hold none of them.
 SUFFIXES = (".py", ".lua", ".html")
 SETTINGS = frozenset({"config.yml", ".env"})
 FOREIGN = frozenset(
     {"tests", "tools", "docs", "examples", "benchmarks", "deploy", "build", "dist", "node_modules"}
 )
-# Reads until our end of the pipe closes, which the kernel does however we end.
+# Reads until our end of the pipe closes; the kernel closes it in whatever way we end.
 GUARD = 'read -r _; kill -s KILL -- "-$1"'
 
 _printing = threading.Lock()
 
 
 def say(who: str, text: str) -> None:
-    """Print a line of somebody's, in one piece."""
+    """Print a line; threads do not mix theirs."""
     with _printing:
         print(f"{who:<6} | {text}", flush=True)
 
@@ -53,8 +55,8 @@ class Service:
     """
     One of our programs: started, stopped and started again.
 
-    It runs in a session of its own, so that the terminal's Ctrl-C reaches it by us only, and
-    a guard kills it when we die by SIGKILL.
+    It runs in a session of its own, so that the terminal's Ctrl-C does not reach it and we can
+    stop it in order. A guard, a shell beside it, kills it if we die by SIGKILL.
 
     Args:
         name: What its lines begin with.
@@ -99,7 +101,7 @@ class Service:
         say("dev", f"{self.name} started: python {self._command[1]}, process {process.pid}")
 
     def look(self) -> None:
-        """Say so if it has ended by itself."""
+        """Print a line if it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
             status = self._forget()
             say("dev", f"{self.name} ended with status {status}; the next change starts it again")
@@ -110,7 +112,7 @@ class Service:
             self._process.terminate()
 
     def end(self, in_a_hurry: Callable[[], bool]) -> bool:
-        """Wait until it has ended as it was asked to; say whether it did not have to be killed."""
+        """Wait until it has ended; say whether that needed no SIGKILL."""
         process = self._process
         if process is None:
             return True
@@ -150,14 +152,14 @@ class Service:
 
 
 class Files:
-    """What the programs read, by the times of their last changes."""
+    """The files that the programs read, with the times of their last changes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known = self._seen = self._times()
 
     def changed(self) -> set[str]:
-        """Return what has changed since the last answer that was not empty, when it is over."""
+        """Return the files changed since the last non-empty answer; none while they change."""
         before, self._seen = self._seen, self._times()
         if self._seen != before or self._seen == self._known:
             return set()
@@ -185,7 +187,7 @@ class Files:
 
 
 def concerned(changed: set[str], services: Sequence[Service]) -> list[Service]:
-    """Return who is to start again: worker/ is the worker's, caller/ the api's, the rest both's."""
+    """Return what starts again: worker/ is the worker's, caller/ the api's, the rest both's."""
     folders = {name.partition("/")[0] for name in changed}
     other = {"worker": "caller", "api": "worker"}
     return [service for service in services if folders - {other[service.name]}]

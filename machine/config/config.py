@@ -1,9 +1,8 @@
 """
-The settings of a program: one frozen value, read once and passed down.
+The settings of a program: one frozen `Config`, read once and passed down.
 
-Layers, the higher winning: flag, environment, ``.env``, ``config.yml``,
-default. This room decides which layers are read; it knows neither what they
-are for nor anything about Redis, and reads no variable on import.
+A flag goes before the environment, then come ``.env``, ``config.yml`` and the
+default. Nothing is read on import.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from machine.config.settings import Setting, check_fields, setting, show_values,
 from machine.errors import ConfigError
 
 _FILE = "config.yml"
-#: Bounds and units that return.
+# What many settings below have in common.
 _THEIRS: Any = {"ours": False}
 _SECONDS: Any = {"unit": "seconds", "least": 0}
 _MILLIS: Any = {"unit": "milliseconds"}
@@ -318,7 +317,7 @@ class Config:
         return cls(**plain, redis=RedisConfig(**nested), sources=sources, reload=again)
 
     def describe(self) -> list[SettingLine]:
-        """Return every setting in the documents' order, for people: no passwords."""
+        """Return every setting in the order of docs/config.md, without passwords."""
         whole = self.redis.cluster_mode
         lines = []
         for name, value in values_of(self, SETTINGS).items():
@@ -328,11 +327,11 @@ class Config:
         return lines
 
     def warnings(self) -> list[str]:
-        """Return what is allowed but unwise, one sentence each, for the log at start."""
+        """Return one sentence for each setting that is allowed but unsafe, for the log at start."""
         return settings.find_warnings(values_of(self, SETTINGS))
 
     def address(self, url: str) -> RedisAddress | None:
-        """Return where a Redis URL of ours leads; ``None`` for ``eager`` and ``null``."""
+        """Return the address in one of our URLs; ``None`` for ``eager`` and ``null``."""
         if not url.startswith(SCHEMES):
             return None
         redis = self.redis
@@ -350,7 +349,7 @@ class Config:
 
     @property
     def worker_queues(self) -> tuple[str, ...]:
-        """Return the queues a worker consumes, in order, as they are set: weights are in them."""
+        """Return the queues a worker consumes, in order; each may end in ``=weight``."""
         return self.queues or (self.default_queue,)
 
     @property
@@ -371,5 +370,5 @@ class Config:
 
 _REDIS_SETTINGS = table_of(RedisConfig, "redis.")
 _SETTINGS = table_of(Config)
-#: All settings by name, in the order of the documents.
+#: All settings by name, in the order of docs/config.md.
 SETTINGS: Mapping[str, Setting] = _SETTINGS | _REDIS_SETTINGS

@@ -1,4 +1,4 @@
-"""How many CPUs and how much memory this process has to itself."""
+"""How many CPUs this process has to itself."""
 
 from __future__ import annotations
 

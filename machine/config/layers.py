@@ -1,10 +1,9 @@
 """
 Where the values of settings come from: YAML, variables, files, flags.
 
-Each reader turns one layer into `Given` values with their place, and into
-lines of text where something is wrong, so that all errors come out at once.
-What a value may be is `settings`' business; which layer wins is decided by
-the order in which `resolve` meets them.
+A reader yields what one layer gives: a `Given` for each value, and a line of
+text for each error, so that a user sees all errors at once. `resolve` checks
+the values by `settings`; the order of its entries decides which layer wins.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _REDIS_URL = Setting(help="", name="broker", kind="str", variables=("REDIS_URL",
 
 class Given(NamedTuple):
     """
-    One value as a layer gives it.
+    A value that a layer gives.
 
     Attributes:
         name: The setting.
         raw: Text, a list of texts, or (from a flag) any value.
-        source: For people: "config.yml:4", "environment", ".env", "flag".
-        place: Starts an error: "config.yml:4", "environment BROKER".
-        subject: Stands before ``=`` in an error: "config.yml:4: broker".
-        is_hidden: It came from a secret's file; never show it.
+        source: For `Config.describe`: "config.yml:4", "environment", ".env", "flag".
+        place: The beginning of an error: "config.yml:4", "environment BROKER".
+        subject: The text before ``=`` in an error: "config.yml:4: broker".
+        is_hidden: Whether it came from a secret's file and must never be shown.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Given(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """The values given, by setting name, and where each came from."""
+    """The valid values and the source of each, by setting name, and a line for each error."""
 
     values: dict[str, Any]
     sources: dict[str, str]
@@ -64,10 +63,10 @@ class Resolved(NamedTuple):
 
 def resolve(entries: Iterable[Given | str], table: Table) -> Resolved:
     """
-    Check what the layers give; of two values for one setting, the later one wins.
+    Check what the layers give. Of two values for one setting the later one wins.
 
     Args:
-        entries: Values, and lines that are errors already; lowest layer first.
+        entries: Values, and errors found while reading; lowest layer first.
         table: All settings.
     """
     chosen: dict[str, Given] = {}
@@ -95,7 +94,7 @@ def resolve(entries: Iterable[Given | str], table: Table) -> Resolved:
 
 
 def read_flags(flags: Mapping[str, object], table: Table) -> Iterator[Given | str]:
-    """Yield what the command line says, by setting name; None and empty values are unset."""
+    """Yield what the command line gives, by setting name; None and empty values are unset."""
     for key, raw in flags.items():
         if key not in table:
             yield f"flag {key}: {_unknown(key, table)}"
@@ -105,9 +104,9 @@ def read_flags(flags: Mapping[str, object], table: Table) -> Iterator[Given | st
 
 def read_variables(variables: Variables, label: str, table: Table) -> Iterator[Given | str]:
     """
-    Yield what the settings' variables say, and their ``_FILE`` forms.
+    Yield the values of the settings' variables, and of their ``_FILE`` forms.
 
-    Variables that belong to no setting are someone else's.
+    Other variables are ignored: they belong to other programs.
 
     Args:
         variables: By name; empty ones are unset.
@@ -122,10 +121,13 @@ def read_redis_url(
     layers: Sequence[tuple[Variables, str]], others: Sequence[Given | str], table: Table
 ) -> Iterator[Given | str]:
     """
-    Yield broker and result backend from the first layer with ``REDIS_URL``.
+    Yield broker and result backend from the first layer that has ``REDIS_URL``.
 
-    Only where no variable names the broker (``others``: what the variables
-    gave); a broker named there is the result backend as well.
+    Args:
+        layers: Variables and the name of their layer, highest layer first.
+        others: What the settings' own variables gave. If they name a broker, nothing is
+            yielded; if they name a result backend, that one stays.
+        table: All settings.
     """
     named = {entry.name for entry in others if isinstance(entry, Given)}
     if "broker" in named:
@@ -168,7 +170,7 @@ def _read_variable(
 
 
 def _path(text: str) -> str:
-    """Show a path, but not a secret that was written where its file's path belongs."""
+    """Return a path for an error's text, but hide a secret written in place of its file's path."""
     return text if "/" in text and "://" not in text and "@" not in text else "***"
 
 
@@ -184,10 +186,10 @@ def read_dotenv(path: str) -> tuple[Variables, list[str]]:
 
 def read_yaml(path: str, table: Table) -> Iterator[Given | str]:
     """
-    Yield what a YAML file says, each value with its line.
+    Yield what a YAML file gives, each value with its line.
 
-    Only the tree of nodes is looked at: nothing in the file can build an
-    object, and each text is read by the rules that hold for variables.
+    It reads YAML's nodes and not the objects made of them, so that the lines are
+    known, no tag can build an object, and a text means the same as in a variable.
     """
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
@@ -238,7 +240,7 @@ def _read_value(node: yaml.Node, place: str, row: Setting) -> Iterator[Given | s
     if node.tag == _TAG + "null" or node.value in ("", []):
         return
     if not plain:
-        yield f"{subject}: expected {row.wanted()}"
+        yield f"{subject}: expected {row.describe_values()}"
     elif any(item.tag not in _PLAIN_TAGS for item in items):
         yield f"{subject}: a value that starts with '!' needs quotes, and a list no empty items"
     else:
@@ -250,7 +252,7 @@ def _read_value(node: yaml.Node, place: str, row: Setting) -> Iterator[Given | s
 def _yaml_error(path: str, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f"{path}:{mark.line + 1}" if mark else path
-    # An unquoted password that starts with '*' or '!' is named in the parser's text.
+    # The parser's text repeats an unquoted password that starts with '*' or '!'.
     problem = re.sub(
         r"'[^'<]{2,}'", "'***'", str(getattr(error, "problem", None) or "bad characters")
     )

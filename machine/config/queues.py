@@ -1,7 +1,7 @@
 """
-``high=3,low=1``: queues and their weights, as people write them. Pure.
+Queues and their weights, as people write them: ``high=3,low=1``.
 
-A queue's name has no ``=``, so the first one ends it.
+A queue's name cannot contain ``=``, so the first one ends it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ def read_queue_names(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_queue_weights(words: Sequence[str]) -> tuple[int, ...]:
-    """Return a weight (1 to 1000) for each queue, or () where none has one."""
+    """Return a weight (1 to 1000) for each queue, or () if they have none."""
     found = [word.partition("=")[2] for word in words]
     return tuple(int(text) for text in found) if all(found) else ()
 
 
 def find_weight_error(words: Sequence[str]) -> str:
     """
-    Say what is wrong with the words seen together, and the cure; "" = nothing.
+    Say which rule of weights the words break together, and the cure; "" if none.
 
     Args:
-        words: Each of them is of the `FORM`.
+        words: Each of them has the `FORM`.
     """
     without = [word for word in words if "=" not in word]
     if without and len(without) < len(words):

@@ -1,9 +1,9 @@
 """
-A Redis URL's text and the address in it, in the forms Go Machinery reads.
+Redis URLs in the forms that Go Machinery reads: parsed, or without their passwords.
 
-Machinery's rules differ from redis-py's (a lone user info is the password, a
-comma list names sentinels or cluster nodes), so nobody else takes a URL
-apart. This room opens no connection and shows no password.
+Machinery's rules differ from redis-py's: a user info without a colon is the
+password, and a list with commas names sentinels or cluster nodes. So URLs are
+parsed here only.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class RedisAddress:
 
 def parse_address(url: str, *, master_name: str = "", cluster: bool = False) -> RedisAddress:
     """
-    Take a Redis URL apart.
+    Return the address in a Redis URL.
 
-    ``redis[s]://[[user:]password@]host[:port][/db]`` is one server, with
-    percent-escapes in user and password, and a database that is no number
-    counts as 0. ``redis[s]://[password@]h1:p1,h2:p2[/db]`` is a list; all
-    before its last ``@`` is the password, as it stands.
+    ``redis[s]://[[user:]password@]host[:port][/db]`` is one server. User and
+    password may have percent-escapes; a database that is no number counts as 0.
+    ``redis[s]://[password@]h1:p1,h2:p2[/db]`` is a list. All before its last
+    ``@`` is the password, without escapes.
     ``redis+socket://[[user:]password@]/path[:/db]`` is a unix socket.
 
     Args:
@@ -74,7 +74,7 @@ def parse_address(url: str, *, master_name: str = "", cluster: bool = False) -> 
             ``master_name`` is one anyway.
 
     Raises:
-        ConfigError: It is none of these; the text hides the password.
+        ConfigError: It has none of these forms; the text hides the password.
     """
     scheme, mark, rest = url.partition("://")
     if scheme + mark not in SCHEMES:
@@ -94,13 +94,12 @@ def redact(text: str, *, whole: bool = False) -> str:
     """
     Return the text with every password in its URLs written as ``***``.
 
-    Rather hides too much than too little: all between ``://`` and the last
-    ``@`` goes, but for a plain user name, and so does a port that is no number
-    and every query.
+    If in doubt it hides too much: everything between ``://`` and the last ``@``
+    except a plain user name, a port that is no number, and every query.
 
     Args:
         text: A URL, well-formed or not, or any text with URLs in it.
-        whole: Hide a user name too (where ``a:b@`` is all password).
+        whole: Hide a user name too: in a list ``a:b`` is a password.
     """
     parts = [_redact_segment(part, whole=whole) for part in _SEGMENT.split(text)]
     return "".join(parts)
@@ -115,7 +114,7 @@ def _redact_segment(text: str, *, whole: bool) -> str:
     if "@" in rest:
         info, _, tail = rest.rpartition("@")
         user = _PLAIN_USER.match(info)
-        # In a comma list the user info is one password, colon and all.
+        # In a list with commas the whole user info is the password.
         shown = "" if whole or user is None or "," in tail.split(" ")[0] else user[0]
         return f"{scheme}://{shown}***@{_hide_tail(tail)}"
     return f"{scheme}://{_hide_tail(rest)}"

@@ -1,4 +1,4 @@
-"""What changes when settings are read again, and what of it a running worker can take up."""
+"""Reading settings again, and which changes a running worker can take up without a restart."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from machine.config.settings import values_of
 from machine.errors import ConfigError
 
 _log = logging.getLogger(__name__)
-#: What only the processes that run tasks, and the log, go by. Everything else is shared with
-#: the supervisor's own duties, or with other workers, and needs a restart.
+#: Settings that only the log and the processes that run tasks use. The supervisor, or other
+#: workers, depend on each of the others, so those need a restart.
 LIVE = frozenset(
     {
         "tasks_modules",
@@ -33,12 +33,12 @@ LIVE = frozenset(
 
 class Changes(NamedTuple):
     """
-    What a running worker makes of other settings.
+    What changes for a running worker whose settings were read again.
 
     Attributes:
-        config: What it runs with from now on.
+        config: The settings to run with from now on.
         live: Names of the settings that change.
-        stuck: Names of those that would, and keep their values until a restart.
+        stuck: Names of the settings that differ but keep their values until a restart.
     """
 
     config: Config
@@ -47,7 +47,7 @@ class Changes(NamedTuple):
 
 
 def compare_settings(running: Config, fresh: Config) -> Changes:
-    """Return what can change in a running worker, and what cannot."""
+    """Divide the settings that differ into those that a running worker can take up, and others."""
     old, new = values_of(running, SETTINGS), values_of(fresh, SETTINGS)
     differing = [name for name in SETTINGS if old[name] != new[name]]
     live = [name for name in differing if _is_live(name, running, fresh)]
@@ -56,7 +56,7 @@ def compare_settings(running: Config, fresh: Config) -> Changes:
 
 
 def _is_live(name: str, running: Config, fresh: Config) -> bool:
-    if name == "queues":  # in another order or with other weights, but the same ones
+    if name == "queues":  # the same queues may get another order or other weights
         old, new = (read_queue_names(c.worker_queues) for c in (running, fresh))
         return sorted(old) == sorted(new)
     return name in LIVE
@@ -64,13 +64,13 @@ def _is_live(name: str, running: Config, fresh: Config) -> bool:
 
 class Reloader:
     """
-    Swaps one `Config` for another when what it was read from has changed.
+    Reads settings again and passes them on if they changed.
 
     Args:
-        load: Reads the layers; raises `ConfigError` when they are broken.
+        load: Reads the layers; raises `ConfigError` if a value is wrong.
         on_change: Called with each new `Config` that differs from the last.
-        period_s: Seconds between two looks, for the loop that calls `run_once`.
-        config: What was read last; ``None`` = read now.
+        period_s: Seconds between two readings, for the loop that calls `run_once`.
+        config: The settings read last; ``None`` = read now.
 
     Raises:
         ConfigError: The first reading failed.
@@ -91,7 +91,7 @@ class Reloader:
         self._complaint = ""
 
     def run_once(self) -> bool:
-        """Read again; keep the old one when that fails. Say whether there is a new one."""
+        """Read again and say whether settings changed; the old ones stay if reading fails."""
         try:
             fresh = self._load()
         except ConfigError as error:

@@ -1,9 +1,9 @@
 """
-What a setting is, and what settings must be together.
+What a setting is, and how values of settings are checked alone and together.
 
-A `Setting` is the metadata of one field of `config.Config`; reading text,
-checking, showing, and the documents all go by it. This room knows values,
-not where they come from.
+A `Setting` is the metadata of one field of `config.Config`. It says how text is
+read, which values are allowed and how a value is shown; docs/config.md is
+tested against it. `layers` knows where values come from.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _READERS: Mapping[str, Callable[[object], Any]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """
-    One row of the table.
+    The description of one setting.
 
     Attributes:
         help: One sentence for people.
@@ -90,8 +90,8 @@ class Setting:
         form: (regular expression, what it means) for each text; ("", "") = any.
         variables: Environment variables, the documented one first.
         alias: A second YAML key, or "".
-        hides: What is secret in it: "" nothing, "url" a URL's password, "all" everything.
-        ours: Whether Machinery does not know it.
+        hides: What must not be shown: "" nothing, "url" a URL's password, "all" everything.
+        ours: Whether it exists here only, and not in Machinery.
         name: The YAML key; ``redis.…`` for a nested one.
         kind: The type as annotated: "str", "int", "float", "bool", "tuple[str, ...]".
         default: The value when no layer gives one.
@@ -111,7 +111,7 @@ class Setting:
     kind: str = ""
     default: Any = None
 
-    def wanted(self) -> str:
+    def describe_values(self) -> str:
         """Say what a value must be, like "an integer of at least 1 (seconds)"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
@@ -127,13 +127,14 @@ class Setting:
         Return the value in its own type; text is read ("yes", "2.5", "a, b").
 
         Raises:
-            ValueError: It is not what is `wanted`; the text does not show it.
+            ValueError: It is not allowed. The text says what is (`describe_values`), and does not
+                show the value, which may be secret.
         """
         if isinstance(raw, str) and self.hides != "all":
             raw = raw.strip().lower() if self.choices else raw.strip()
         value = _READERS[self.kind](raw)
         if value is None or not self._allows(value):
-            raise ValueError(self.wanted())
+            raise ValueError(self.describe_values())
         return value
 
     def _allows(self, value: Any) -> bool:
@@ -146,7 +147,13 @@ class Setting:
         return not self.form[0] or all(re.fullmatch(self.form[0], text) for text in texts)
 
     def show(self, value: object, *, whole: bool = False) -> str:
-        """Return a value for people: no passwords, at most 80 characters (``whole``: `redact`)."""
+        """
+        Return a value for people: no passwords, at most 80 characters.
+
+        Args:
+            value: Of any type, valid or not.
+            whole: See `redact`.
+        """
         if self.hides == "all":
             return "***" if value else ""
         if isinstance(value, list | tuple):
@@ -155,7 +162,7 @@ class Setting:
         return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-# What texts may look like (`Setting.form`).
+# Values for `Setting.form`: what texts may look like.
 QUEUE = (r"[A-Za-z0-9_.:-]{0,128}", "a queue name of letters, digits and _ . : -")
 QUEUES = (r"[A-Za-z0-9_.:-]{1,128}", "queue names of letters, digits and _ . : -")
 WEIGHTED_QUEUES = (
@@ -173,7 +180,7 @@ KEY = (
 
 
 def setting(default: T, text: str, **rest: Any) -> T:
-    """Return a dataclass field with a `Setting` in its metadata."""
+    """Return a dataclass field with a `Setting` in its metadata; ``rest`` are its attributes."""
     row = Setting(help=text, **rest)
     return field(default=default, metadata={"setting": row})
 
@@ -193,10 +200,10 @@ def table_of(owner: type[DataclassInstance], prefix: str = "") -> dict[str, Sett
 
 def check_fields(owner: DataclassInstance, table: Mapping[str, Setting]) -> None:
     """
-    Give every field of a frozen dataclass its own type (a list becomes a tuple).
+    Check each field of a frozen dataclass, and convert it in place: a list becomes a tuple.
 
     Raises:
-        ConfigError: One line for each field that is not what its setting wants.
+        ConfigError: One line for each field whose value is not allowed.
     """
     errors = []
     for name, row in table.items():
@@ -232,7 +239,7 @@ def show_values(
 
 
 class SettingError(NamedTuple):
-    """What is wrong with the value of one setting, seen beside the others."""
+    """Why the value of a setting cannot go with the values of the others."""
 
     name: str
     text: str
@@ -242,12 +249,12 @@ def find_errors(
     values: Values, *, skip: Collection[str] = (), hidden: Collection[str] = ()
 ) -> list[SettingError]:
     """
-    Return what the values say together that cannot be.
+    Check rules that concern several settings at once.
 
     Args:
         values: Every setting, each valid by itself.
-        skip: Names whose values are not valid; what depends on them is not looked at.
-        hidden: Names whose values are not shown even if they look harmless.
+        skip: Settings with an error already; rules that need one of them are not checked.
+        hidden: Settings whose values an error must not show, because a secret's file gave them.
     """
     return [
         error
@@ -355,7 +362,7 @@ _RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
 
 
 def find_warnings(values: Values) -> list[str]:
-    """Return what is allowed but unwise, one sentence each."""
+    """Return one sentence for each setting that is allowed but unsafe."""
     found = []
     for name in _USES:
         url, is_cluster = values[name], values["redis.cluster_mode"]

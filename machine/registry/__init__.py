@@ -1,4 +1,4 @@
-"""Functions as tasks: the decorators, their options and parameters, and the tasks by name."""
+"""Tasks: the decorators, a task's options and parameters, and the tasks of a process by name."""
 
 from machine.registry.registry import Registry
 

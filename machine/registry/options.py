@@ -61,7 +61,7 @@ class TaskOptions:
 
 
 class TaskKeywords(TypedDict, total=False):
-    """The fields of `TaskOptions` for type checkers, which cannot take them from the dataclass."""
+    """The fields of `TaskOptions` again: type checkers take keywords from no dataclass."""
 
     name: str
     queue: str
@@ -109,7 +109,7 @@ class TaskHeaders:
         self._on_duplicate = options.on_duplicate
 
     def always(self) -> dict[str, JSON] | None:
-        """Return the headers of every message; ``None`` for none."""
+        """Return the headers that every message has; ``None`` for none."""
         return dict(self._always) if self._always else None
 
     def of_call(
@@ -119,12 +119,12 @@ class TaskHeaders:
         Return the headers of one call's message; ``None`` for none.
 
         Args:
-            args: Of the call.
-            kwargs: Of the call.
-            encoded: The same as they travel.
+            args: The call's values, for a function that makes the key.
+            kwargs: The same.
+            encoded: The call's arguments on the wire, from which `unique=True` makes the key.
 
         Raises:
-            SignatureError: The call has no usable key.
+            SignatureError: The function returned no usable key.
         """
         if not self._unique:
             return self.always()

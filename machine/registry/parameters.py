@@ -1,8 +1,8 @@
 """
-A function's parameters, and how values travel through them: call -> Args -> call.
+A function's parameters: how a call becomes arguments on the wire, and how these become a call.
 
-`inspect` is asked once for each task; sending and running use the plan made
-then. Nothing here knows names of tasks, servers or Redis.
+`inspect` is slow, so it is asked once for each task; sending and running use
+what `Parameters` made of its answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from machine.errors import SignatureError
 from machine.wire import gotypes
 from machine.wire.signature import Arg
 
-#: Makes an `Arg` without the named tuple's own constructor, which takes twice as long.
+#: Makes an `Arg`; the named tuple's own constructor takes twice as long.
 _make = tuple.__new__
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 #: Turns one value into one argument; raises TypeError naming the parameter.
@@ -29,7 +29,7 @@ Encode = Callable[[Any], Arg]
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """One parameter: its name, how its values are written, and its default."""
+    """One parameter: its name, the encoder of its values, and its default."""
 
     name: str
     go_type: str | None
@@ -43,7 +43,7 @@ class _Slot:
 
 class Parameters:
     """
-    The plan for one function.
+    How values get into and out of the parameters of one function.
 
     Positional parameters become arguments in order. Keyword-only ones follow,
     each with its name in `Arg.name`. ``**kwargs`` cannot be sent.
@@ -70,10 +70,10 @@ class Parameters:
             (s for s in slots.values() if kinds[s.name] is Parameter.VAR_POSITIONAL), None
         )
         self._encoders = [slot.encode for slot in self._positional]
-        self._least: float = sum(1 for slot in self._positional if slot.required)
+        self._least_count: float = sum(1 for slot in self._positional if slot.required)
         if any(slot.required for slot in self._keyword.values()):
-            self._least = math.inf
-        self._most = len(self._positional)
+            self._least_count = math.inf
+        self._most_count = len(self._positional)
         self._floats = [i for i, s in enumerate(self._positional) if _is_float(s)]
         self._rest_is_float = self._rest is not None and _is_float(self._rest)
         self._has_floats = self._rest_is_float or bool(self._floats)
@@ -93,23 +93,23 @@ class Parameters:
                 sent; the text names the function, the parameter and the cure.
         """
         count = len(args)
-        if not kwargs and count >= self._least:
-            if count <= self._most:
-                # The shorter one decides: what is left out at the end is not sent.
+        if not kwargs and count >= self._least_count:
+            if count <= self._most_count:
+                # zip ends with the shorter one: parameters left out at the end are not sent.
                 return [enc(value) for enc, value in zip(self._encoders, args)]  # noqa: B905
-            if self._rest is not None and not self._most:
+            if self._rest is not None and not self._most_count:
                 encode = self._rest.encode
                 return [encode(value) for value in args]
             if self._rest is not None:
-                encoders = self._encoders + [self._rest.encode] * (count - self._most)
+                encoders = self._encoders + [self._rest.encode] * (count - self._most_count)
                 return [enc(value) for enc, value in zip(encoders, args, strict=True)]
-        return self._encode_bound(self._bound(self._signature.bind, args, kwargs))
+        return self._encode_bound(self._bind(self._signature.bind, args, kwargs))
 
     def encode_partial(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Arg]:
-        """Return the arguments of a call whose last ones are still to come, appended."""
-        return self._encode_bound(self._bound(self._signature.bind_partial, args, kwargs))
+        """Return the arguments of a call to which results of other tasks will be appended."""
+        return self._encode_bound(self._bind(self._signature.bind_partial, args, kwargs))
 
-    def _bound(
+    def _bind(
         self,
         bind: Callable[..., inspect.BoundArguments],
         args: Sequence[Any],
@@ -125,7 +125,7 @@ class Parameters:
         last = max((i for i, s in enumerate(self._positional) if s.name in given), default=-1)
         upto = len(self._positional) if rest else last + 1
         encoded = [
-            slot.encode(given.pop(slot.name)) if slot.name in given else self._gap(slot)
+            slot.encode(given.pop(slot.name)) if slot.name in given else self._encode_default(slot)
             for slot in self._positional[:upto]
         ]
         if self._rest is not None:
@@ -143,7 +143,7 @@ class Parameters:
             )
         return encoded
 
-    def _gap(self, slot: _Slot) -> Arg:
+    def _encode_default(self, slot: _Slot) -> Arg:
         """Return the default of a parameter left out before one that is given."""
         if slot.required:
             raise TypeError(
@@ -165,10 +165,10 @@ class Parameters:
         """
         Return positional and keyword arguments for a call.
 
-        An argument named like a keyword-only parameter goes there. The others
-        go to the positional parameters in order; what is left over goes to
-        ``*args``, else to the keyword-only parameters still open, in order.
-        Too few or too many are left to the call itself to refuse.
+        An argument named like a keyword-only parameter goes to it. The others go
+        to the positional parameters in order; what is left goes to ``*args``, or
+        without that to the keyword-only parameters that have no value yet, in
+        order. If there are too few or too many, the call itself raises.
 
         Raises:
             WireError: An argument's value is not of its type.
@@ -186,9 +186,9 @@ class Parameters:
                 values.append(decode(arg.type, arg.value))
         if self._rest is None:
             still_open = [name for name in self._keyword if name not in named]
-            surplus = values[self._most :][: len(still_open)]
+            surplus = values[self._most_count :][: len(still_open)]
             named.update(zip(still_open, surplus, strict=False))
-            del values[self._most : self._most + len(surplus)]
+            del values[self._most_count : self._most_count + len(surplus)]
         for name, value in named.items():
             if _is_float(self._keyword[name]):
                 named[name] = _as_float(value)
@@ -199,7 +199,7 @@ class Parameters:
             if index < len(values):
                 values[index] = _as_float(values[index])
         if self._rest_is_float:
-            values[self._most :] = map(_as_float, values[self._most :])
+            values[self._most_count :] = map(_as_float, values[self._most_count :])
         return values
 
 
@@ -208,7 +208,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function)
     except ValueError:
-        # Some functions written in C do not say what they take.
+        # Some functions written in C have no signature.
         return inspect.Signature([Parameter("args", Parameter.VAR_POSITIONAL)])
 
 
@@ -218,7 +218,7 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(source)
     except Exception:  # noqa: BLE001 - annotations may be any expression
-        # An annotation that cannot be looked up at run time leaves values to speak for themselves.
+        # Without annotations the type of an argument follows from its value.
         return {}
 
 
@@ -248,21 +248,21 @@ def _encoder(go_type: str | None, where: str) -> Encode:
         def integer(value: Any) -> Arg:
             if type(value) is int and -0x8000000000000000 <= value <= 0x7FFFFFFFFFFFFFFF:
                 return _make(Arg, ("int64", value, ""))
-            return Arg("int64", _coerced("int64", value, where))
+            return Arg("int64", _coerce("int64", value, where))
 
         return integer
 
     def coerced(value: Any) -> Arg:
-        return Arg(go_type, _coerced(go_type, value, where))
+        return Arg(go_type, _coerce(go_type, value, where))
 
     return coerced
 
 
-def _coerced(go_type: str, value: Any, where: str) -> Any:
+def _coerce(go_type: str, value: Any, where: str) -> Any:
     try:
         return gotypes.coerce(go_type, value, where)
     except SignatureError as error:
         if gotypes.has_type(go_type, value):
             raise
-        # What a type checker would have refused is a TypeError, as in any call.
+        # A value of a wrong type is a TypeError, as in any call.
         raise TypeError(f"{error}: {reprlib.repr(value)}") from None

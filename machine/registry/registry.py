@@ -1,7 +1,8 @@
 """
 The tasks of a process, by name.
 
-There is no global registry: each one collects the tasks of the modules it is told.
+There is no global registry: each one collects the tasks of the modules it is
+given, so that two programs in one process do not share tasks.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from machine.workflow.plan import GATHER, gather
 
 class Registry:
     """
-    The tasks a process knows, by name.
+    The tasks that can be sent and run by name.
 
     Attributes:
-        at_most_once: Names of those that do not run again when their worker died.
-        schedules: The timetable, by name of the entry.
+        at_most_once: Names of the tasks that do not run again after their worker died.
+        hooks: The hooks found among the tasks.
+        schedules: The entries of the timetable, by their names.
     """
 
     def __init__(self) -> None:
@@ -73,7 +75,7 @@ class Registry:
         made: dict[str, Task[Any, Any]] = {}
         for name, fn in tasks.items():
             check_task(name, fn)
-            new = fn if isinstance(fn, Task) and fn.name == name else _renamed(name, fn)
+            new = fn if isinstance(fn, Task) and fn.name == name else _rename(name, fn)
             self._refuse_twin(name, new, made)
             made[name] = new
         self._store(made)
@@ -97,7 +99,7 @@ class Registry:
         )
 
     def names(self) -> list[str]:
-        """Return all names, sorted."""
+        """Return the names of the user's tasks, sorted."""
         return sorted(self._tasks)
 
     def __contains__(self, name: object) -> bool:
@@ -110,7 +112,12 @@ class Registry:
         return len(self._tasks)
 
     def add_schedule(self, entry: Entry) -> None:
-        """Add an entry to the timetable; the name of another one is refused."""
+        """
+        Add an entry to the timetable.
+
+        Raises:
+            SignatureError: Another entry has its name.
+        """
         if self.schedules.setdefault(entry.name, entry) != entry:
             raise SignatureError(
                 f"Two schedules are called {entry.name!r}; give one another name, as in "
@@ -141,13 +148,13 @@ class Registry:
                 )
 
 
-def _renamed(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
+def _rename(name: str, fn: Callable[..., Any]) -> Task[Any, Any]:
     if isinstance(fn, Task):
         return type(fn)(fn.fn, fn.options, name=name)
     return make_task(fn, TaskOptions(name=name))
 
 
-#: Known to every registry, and not listed: what workflows put between their steps.
+#: Tasks that workflows put between their steps: every registry has them and lists none.
 _BUILT_IN: dict[object, Task[Any, Any]] = {GATHER: Task(gather, TaskOptions(name=GATHER))}
 
 
@@ -161,7 +168,7 @@ def import_tasks(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # Only a missing tasks module is a setting's fault; one that it imports is its own.
+        # The setting is wrong if this module is missing, but not if one that it imports is.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Functions as tasks: the decorators, their options and parameters, and the tasks by name."""
+"""`@task`, and the function with methods for sending that it makes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _DEFAULTS = TaskOptions()
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
-#: Called by tasks that no server has bound; set by the package, so that importing connects nothing.
+#: Finds the server for tasks that no server has bound. `machine.connect` sets it, and before that
+#: it connects at the first send, so that importing tasks connects nothing.
 default_sender: Callable[[], Sender] | None = None
 
 
@@ -73,7 +74,7 @@ class Task(Generic[P, R]):
         self.retry_timeout = options.retry_timeout
         self.parameters = Parameters(fn, getattr(fn, "__name__", self.name))
         self._sender: Sender | None = None
-        # Made once: a bound method is a new object each time it is asked for.
+        # Made once, because each access to a method makes a new object.
         self._find = self._find_sender
 
     @property
@@ -119,13 +120,21 @@ class Task(Generic[P, R]):
         return self._signature(self.parameters.encode_partial(args, kwargs), self._headers.always())
 
     def send(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """Send this call to a worker; does not wait for it."""
+        """
+        Send this call to a worker, and return a handle at once.
+
+        Raises:
+            BrokerUnavailable: Redis did not answer.
+            DuplicateTask: The task is unique, and ``on_duplicate`` is "refuse".
+            QueueFull: The queue is at its limit.
+            SignatureError: The message is out of bounds.
+            TypeError: The function could not be called so, or a value cannot be sent.
+        """
         return self._find_sender().send_task(self._call(args, kwargs))
 
     delay = send
 
     async def asend(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """Do what `send` does, without blocking the event loop."""
         return await self._find_sender().asend_task(self._call(args, kwargs))
 
     def map(self, items: Iterable[Any]) -> Group[R]:
@@ -133,7 +142,7 @@ class Task(Generic[P, R]):
         return Group(self._call(i if isinstance(i, tuple) else (i,), {}) for i in items)
 
     def bind(self, args: Sequence[Arg]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the call that these arguments mean; see `Parameters.decode`."""
+        """Return the call that a message's arguments stand for; see `Parameters.decode`."""
         return self.parameters.decode(args)
 
     def bind_sender(self, sender: Sender) -> None:

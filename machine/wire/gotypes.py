@@ -1,8 +1,8 @@
 """
 Go Machinery's 29 argument types, and what each is in Python.
 
-Sending turns a Python value into a Go type name and a JSON value; receiving turns
-these back, with Go's own error texts. Nothing here knows JSON text or Redis.
+Sending turns a Python value into the name of a Go type and a JSON value; receiving
+turns these back, with Go's own error texts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _CURES: Final = {
 
 def infer(value: Any, where: str, *, empty: str = "[]int64") -> tuple[str, Any]:
     """
-    Return the Go type and the JSON value of an argument nobody named a type for.
+    Return the Go type and the JSON value of an argument without an annotation.
 
     bool→bool, int→int64, float→float64, str→string, bytes→[]byte (base64), a
     list of one of the first four→that slice, ints among floats→[]float64.
@@ -57,7 +57,7 @@ def infer(value: Any, where: str, *, empty: str = "[]int64") -> tuple[str, Any]:
     Args:
         value: What the user passed.
         where: How errors name it, e.g. ``argument 'x' of task add``.
-        empty: Type of an empty list, which does not say what it would hold.
+        empty: Type of an empty list, whose items cannot tell it.
 
     Raises:
         SignatureError: The value has no Go type, or does not fit it.
@@ -222,7 +222,7 @@ def _coerce_list(go_type: str, value: list[Any], where: str) -> Any:
         items = [coerce(one, item, where) for item in value]
     except SignatureError:  # once more, to say which item it was
         items = [coerce(one, item, f"{where}[{at}]") for at, item in enumerate(value)]
-    # Go writes []uint8 as base64 and reads both; one form is enough for two names.
+    # Go reads []byte and []uint8 as base64 or as a list, and writes base64.
     return b64encode(bytes(items)).decode("ascii") if go_type in _BYTES else items
 
 
@@ -297,7 +297,7 @@ def _a(value: Any) -> str:
 
 
 def _digits(value: Any) -> str:
-    # str() of an int beyond 4,300 digits raises, and nobody reads that far.
+    # str() of an int of more than 4,300 digits raises.
     wide = isinstance(value, int) and value.bit_length() > 3 * _SHOWN
     return f"an int of {value.bit_length()} bits" if wide else str(value)
 
@@ -310,9 +310,10 @@ def decode(go_type: str, value: Any) -> Any:
     empty ones), floats a float even when written ``1``; float32 is rounded to it.
 
     Raises:
-        WireError: With Go's own text, but for three cases: a narrow int that Go would
-            wrap, a number for an unsigned slice (Go takes its digits' codes), and
-            true or an object for a slice (Go dies of it) are refused in our words.
+        WireError: The value does not fit the type. The text is Go's own, but for three
+            values that Go does not refuse: an int too large for a narrow type (Go wraps
+            it), a number for an unsigned slice (Go takes the codes of its digits), and
+            true or an object for a slice (Go panics).
     """
     decoder = _DECODERS.get(go_type)
     if decoder is None:

@@ -1,9 +1,10 @@
 """
-The headers of a signature: which ones are ours, how each is written and read. Pure.
+The headers of a signature that are ours, and how each is written and read.
 
-Headers say which attempt a message is, when it expires, what makes it unique,
-and which workflow, trace and moment of sending it belongs to. A header that a
-peer wrote badly is ignored and logged: it must not keep a task from running.
+They hold the number of the attempt, the time a task expires, the key that makes
+it unique, and its correlation id, trace and time of sending. A peer may write
+anything into them: a worker ignores what it cannot read, because a bad header
+must not keep a task from running.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from machine.wire.signature import JSON, Signature
 from machine.wire.states import EXPIRED
 from machine.wire.text import format_time, parse_time, shorten
 
-#: Header that counts runs: text of the attempt about to be made, from "2" on.
+#: Header with the number of the next run as text, from "2" on; absent for the first one.
 ATTEMPT_HEADER = "x-attempt"
-#: Header that says what a worker's death means for the task: "fail", or absent for "retry".
+#: Header for the time after a worker died: "fail", or absent to run the task again.
 ON_CRASH_HEADER = "x-on-crash"
-#: Header that says when a task is too late to start: RFC 3339 text, up to nanoseconds.
+#: Header with the time from which on a task is not started: RFC 3339, up to nanoseconds.
 EXPIRES_HEADER = "x-expires-at"
-#: Header that says how long a task may wait, in seconds; becomes the one above when it is queued.
+#: Header with the seconds that a task may wait; replaced by the one above when it is queued.
 EXPIRES_IN_HEADER = "x-expires-in"
 #: Header with the key that one task at a time may have, as text.
 UNIQUE_HEADER = "x-unique"
 #: Header that says what happens when another has the key: "join" (or absent), "refuse", "replace".
 ON_DUPLICATE_HEADER = "x-on-duplicate"
-#: Header that a task, and all that follows from it, have in common; absent = the first one's id.
+#: Header that a task and all that it sends have in common; absent = the first task's id.
 CORRELATION_HEADER = "x-correlation-id"
-#: Header with the time of sending, Unix milliseconds as text; only where waits are measured.
+#: Header with the time of sending, Unix milliseconds as text; written only if waits are measured.
 SENT_HEADER = "x-sent-at"
 #: Headers of a trace, as W3C has them.
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
@@ -67,7 +68,7 @@ LONGEST_KEY = 256
 
 
 def check_unique_key(key: object) -> str:
-    """Return a key that one task at a time may have as it is; refuse another."""
+    """Return the key unchanged, or raise `SignatureError` if it cannot be used."""
     if isinstance(key, str) and 0 < len(key) <= LONGEST_KEY and key.isprintable():
         return key
     kind = shorten(key) if isinstance(key, str) else f"a {type(key).__name__}"
@@ -75,14 +76,14 @@ def check_unique_key(key: object) -> str:
 
 
 def check_on_duplicate(on_duplicate: object) -> str:
-    """Return what to do about a duplicate as it is; refuse what is none of the three."""
+    """Return the option unchanged, or raise `SignatureError` if it is none of the three."""
     if isinstance(on_duplicate, str) and on_duplicate in ON_DUPLICATE:
         return on_duplicate
     raise SignatureError(f"on_duplicate is {on_duplicate!r}; give 'join', 'refuse' or 'replace'.")
 
 
 class Unique(NamedTuple):
-    """What a signature asks for: its key, and what to do when another task has it."""
+    """The key that one task at a time may have, and what happens if another task has it."""
 
     key: str
     on_duplicate: str
@@ -90,10 +91,10 @@ class Unique(NamedTuple):
 
 def unique_of(signature: Signature) -> Unique | None:
     """
-    Return what a signature asks for; ``None`` for one that is not unique.
+    Return the key of a signature and its ``on_duplicate``; ``None`` if it is not unique.
 
     Raises:
-        SignatureError: The key or the policy is not usable.
+        SignatureError: One of them cannot be used.
     """
     headers = signature.headers
     if not headers or UNIQUE_HEADER not in headers:
@@ -107,7 +108,9 @@ def unique_of(signature: Signature) -> Unique | None:
 
 def refuse_unique(signature: Signature) -> None:
     """
-    Refuse a unique task where it is not sent by itself.
+    Refuse a unique task in a workflow or a timetable.
+
+    Only the script that enqueues a task sent by itself looks at keys.
 
     Raises:
         SignatureError: It is unique.
@@ -126,11 +129,11 @@ _SECONDS = re.compile(r"(\d{1,10})(?:\.(\d{1,9}))?", re.ASCII)
 
 def set_expiry(signature: Signature, now_ns: int) -> None:
     """
-    Write down when it is too late, where only how long it may wait is known.
+    Replace the seconds that a signature may wait by the time when they end.
 
     Args:
-        signature: Written into; about to be queued.
-        now_ns: Unix nanoseconds; a task that is due later waits from then on.
+        signature: About to be queued; its headers are changed.
+        now_ns: Unix nanoseconds. The seconds of a task with an eta count from the eta.
 
     Raises:
         SignatureError: That would be after the year 9999.
@@ -147,10 +150,10 @@ def set_expiry(signature: Signature, now_ns: int) -> None:
 
 def check_expiry(signature: Signature) -> None:
     """
-    Refuse to send what could never start in time, or does not say when.
+    Check the headers of expiry before a signature is sent.
 
     Raises:
-        SignatureError: A header is no time or no number, or the time is not after the eta.
+        SignatureError: One cannot be read, or the task expires before its eta.
     """
     headers = signature.headers or {}
     if EXPIRES_IN_HEADER in headers and _wait_ns(headers[EXPIRES_IN_HEADER]) is None:
@@ -172,14 +175,14 @@ def check_expiry(signature: Signature) -> None:
 
 
 def describe_lateness(signature: Signature, now_ns: int) -> str:
-    """Return the error of a task whose time has passed, or "" for one that may start."""
+    """Return the error of a task that has expired, or "" if it may start."""
     headers = signature.headers
     if not headers or EXPIRES_HEADER not in headers:
         return ""
     try:
         until_ns = parse_time(signature.header(EXPIRES_HEADER))
     except WireError as error:
-        # Anybody may set any header: one that says nothing must not keep a task from running.
+        # Anybody may set any header, and a bad one must not keep a task from running.
         _log.debug("task %s: header %s is ignored: %s", signature.uuid, EXPIRES_HEADER, error)
         return ""
     if now_ns < until_ns:
@@ -194,25 +197,25 @@ def _wait_ns(text: object) -> int | None:
     return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
 
 
-#: Characters of a correlation id that are shown; anybody may set any header.
+#: Characters kept of a correlation id: it goes into every log line, and anybody may set it.
 _MOST_SHOWN = 128
-#: Longer waits are no waits but wrong clocks, milliseconds: 30 days.
+#: Milliseconds, 30 days. A longer wait means that one of the two clocks is wrong.
 _MOST_WAIT_MS = 30 * 86_400_000
 
 
 def correlation_id_of(signature: Signature) -> str:
-    """Return what a task and all that follows have in common; by default its group's or own id."""
-    said = signature.header(CORRELATION_HEADER)[:_MOST_SHOWN]
-    return said or signature.group_uuid or signature.uuid
+    """Return the correlation id; without a header it is the group's id, else the task's own."""
+    given = signature.header(CORRELATION_HEADER)[:_MOST_SHOWN]
+    return given or signature.group_uuid or signature.uuid
 
 
 def inherit_headers(parent: Signature, child: Signature) -> None:
     """
-    Hand on correlation, trace and time of sending, unless the child has its own.
+    Copy correlation, trace and time of sending to a child that has none.
 
     Args:
-        parent: The task that sends; read only.
-        child: Its headers are written into.
+        parent: The task that sends; not changed.
+        child: What it sends; its headers are changed.
     """
     own: dict[str, JSON] = child.headers if child.headers is not None else {}
     given = parent.headers or {}
@@ -220,32 +223,32 @@ def inherit_headers(parent: Signature, child: Signature) -> None:
         own[CORRELATION_HEADER] = common
     if SENT_HEADER in given:
         own.setdefault(SENT_HEADER, given[SENT_HEADER])
-    if TRACE_HEADERS[0] not in own:  # together or not at all: a state belongs to its parent
+    if TRACE_HEADERS[0] not in own:  # all three or none: a tracestate belongs to its traceparent
         own |= {name: given[name] for name in TRACE_HEADERS if name in given}
     child.headers = own
 
 
 def stamp_sent(signature: Signature, now_ns: int) -> None:
-    """Write down when a signature is sent; ``now_ns`` is Unix nanoseconds."""
+    """Set the time of sending; ``now_ns`` is Unix nanoseconds."""
     signature.headers = {**(signature.headers or {}), SENT_HEADER: str(now_ns // 1_000_000)}
 
 
 def restamp_sent(signature: Signature, now_ns: int) -> None:
-    """Do what `stamp_sent` does, where the wish was handed on."""
+    """Set the time of sending again if there is one: the parent's waits are measured."""
     if signature.headers and SENT_HEADER in signature.headers:
         signature.headers[SENT_HEADER] = str(now_ns // 1_000_000)
 
 
 def measure_wait_s(signature: Signature, now_ns: int) -> float | None:
     """
-    Return how long a task waited that starts now, its deliberate delay left out.
+    Return how long a task that starts now has waited since it was due.
 
     Args:
         signature: Its message.
         now_ns: Unix nanoseconds.
 
     Returns:
-        Seconds, ≥ 0; ``None`` where the message does not say, or says nonsense.
+        Seconds, ≥ 0; ``None`` if the time of sending is absent or cannot be right.
     """
     text = signature.header(SENT_HEADER)
     if not (text.isascii() and text.isdigit() and len(text) < 16):

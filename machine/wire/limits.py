@@ -1,8 +1,8 @@
 """
 The bounds of a message, and which names may be queues and ids.
 
-A queue and a result are keys of the same Redis database, so a name that is, or
-looks like, another kind of key is refused here, before anything is written.
+Queues and results are keys of one Redis database. So the name of a queue or an
+id that could be another kind of key is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def is_queue_name(name: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
     """
     Say whether a list of this name may be a queue.
 
-    The empty name is one (Machinery without a default queue uses it). Names
-    that are, or look like, another kind of key are not.
+    The empty name may be: Machinery without a default queue uses it. A name that
+    is, or looks like, another kind of key may not.
     """
     return (
         _QUEUE_NAME.fullmatch(name) is not None
@@ -47,8 +47,8 @@ def is_result_id(uuid: str, *, delayed_key: str = DELAYED_DEFAULT) -> bool:
     Say whether a state may be written under this id.
 
     Machinery lets a caller choose any id. Ours must have a key's characters
-    and must not name a key of another kind; scripts check, beyond that, that
-    what stands there is nothing or a state.
+    and must not name a key of another kind. The scripts check besides that a key
+    which exists holds a state.
     """
     return (
         _RESULT_ID.fullmatch(uuid) is not None
@@ -75,7 +75,7 @@ _LONGEST_HEADER: Final = 1024
 _LONGEST_NAME: Final = 256
 _LONGEST_QUEUE: Final = 128
 _INT_MIN: Final = -(1 << 63)
-#: An id as `new_uuid` makes it: fit for any key but one of the same name.
+#: An id as `new_uuid` makes it, which is no other key's name.
 _USUAL_ID: Final = re.compile(r"(?:task|group|chord)_[0-9a-f-]{36}").fullmatch
 _ID: Final = "an id: 1 to 128 characters A-Z a-z 0-9 _ . : { } - that are no other key's name"
 _QUEUE: Final = "a queue: up to 128 characters A-Z a-z 0-9 _ . : - that are no other key's name"
@@ -85,7 +85,7 @@ def find_fault(sig: Signature, delayed_key: str, *, sending: bool = False) -> st
     """
     Return "" for a signature within bounds, else ``<field> is <value>; expected …``.
 
-    Callbacks are not looked into. Empty ids are fine: whoever sends fills them.
+    Callbacks are not checked. Ids may be empty: sending fills them in.
 
     Args:
         sig: Each field is of its type already.
@@ -112,7 +112,7 @@ def find_fault(sig: Signature, delayed_key: str, *, sending: bool = False) -> st
 
 
 def find_name_fault(name: str, routing_key: str, uuid: str, delayed_key: str) -> str:
-    """Do the part of `find_fault` that a signature without any options needs."""
+    """Check the names only: all that a signature without options can have wrong."""
     bounded = len(name) <= _LONGEST_NAME and len(routing_key) <= _LONGEST_QUEUE
     usual = bounded and _USUAL_ID(uuid) is not None and uuid != delayed_key
     if usual and _are_names(name, routing_key, delayed_key):
@@ -126,7 +126,7 @@ def find_name_fault(name: str, routing_key: str, uuid: str, delayed_key: str) ->
     return ""
 
 
-# A program meets few tasks and queues, and only names of bounded length come here.
+# Cached because a program has few tasks and queues; the names have a bounded length.
 @lru_cache(maxsize=256)
 def _are_names(name: str, routing_key: str, delayed_key: str) -> bool:
     good = 0 < len(name) <= _LONGEST_NAME and name.isprintable()
@@ -134,7 +134,7 @@ def _are_names(name: str, routing_key: str, delayed_key: str) -> bool:
 
 
 def _header_trouble(headers: Mapping[str, Any]) -> str:
-    # Ours do not count: what came with as many as it may have can still be retried.
+    # Ours do not count: a message with as many as allowed gets more of ours when it is retried.
     if len(headers) > _MOST_HEADERS and len(headers.keys() - OWN_HEADERS) > _MOST_HEADERS:
         return f"Headers has {len(headers)} entries; expected {_MOST_HEADERS} at most"
     for key, value in headers.items():

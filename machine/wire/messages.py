@@ -1,9 +1,8 @@
 """
-Signature, TaskState, GroupMeta and dead letters as bytes.
+Signatures as bytes, in both directions.
 
-The door to everything JSON: a message from Redis is untrusted input, and this
-is where it is checked; what is written is what Go Machinery would write, byte
-for byte. Redis and the meaning of a message are unknown here.
+A message from Redis is untrusted input and is checked here, once. What is
+written is what Go Machinery would write, byte for byte.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from machine.wire.text import (
     unexpected,
 )
 
-_make: Final = tuple.__new__  # makes an Arg in half the time of its own constructor
+_make: Final = tuple.__new__  # makes an Arg in half the time that its own constructor takes
 _KEYS: Final = [
     "UUID", "Name", "RoutingKey", "ETA", "GroupUUID", "GroupTaskCount", "Args", "Headers",
     "Priority", "Immutable", "RetryCount", "RetryTimeout", "OnSuccess", "OnError",
@@ -60,7 +59,7 @@ _USUAL: Final = [
     NoneType if type(empty) is NoneType and key not in ("Args", "Headers") else kind
     for key, kind, empty in zip(_KEYS, _TYPES, _EMPTY, strict=True)
 ]
-#: A task without options is always the same, but for its names, group, args and headers.
+#: The end of every message of a task without options.
 _PLAIN_END: Final = (
     ',"Priority":0,"Immutable":false,"RetryCount":0,"RetryTimeout":0,"OnSuccess":null,'
     '"OnError":null,"ChordCallback":null,"BrokerMessageGroupId":"","SQSReceiptHandle":"",'
@@ -91,7 +90,7 @@ def encode_signature(sig: Signature, *, delayed_key: str = DELAYED_DEFAULT) -> b
     Return the message: Go's 19 keys in Go's order and spelling, then the extra ones.
 
     What `decode_signature` would refuse is refused here as well, so that nobody
-    sends what no worker takes; only the size is left to the caller to look at.
+    sends what no worker takes. The size alone is left to the caller to check.
 
     Raises:
         SignatureError: A field is out of bounds, of the wrong type, or holds what
@@ -165,7 +164,7 @@ def _args_text(args: Sequence[Arg]) -> str:
         raise SignatureError(f"{len(args)} arguments; at most {MOST_ARGS} fit, send lists instead")
     items = []
     for kind, value, name in args:
-        # The commonest first; value_text would ask again for each.
+        # Most values are ints and texts; format_value would test more types before them.
         if type(value) is int:
             text = int.__repr__(value)
         elif type(value) is str:
@@ -203,9 +202,9 @@ def decode_signature(
     """
     Return the signature in bytes that anyone may have written.
 
-    As tolerant as Go where that is harmless (any case of keys, absent and null
-    fields, unknown fields, which are kept in ``extra``, bytes after the object)
-    and strict elsewhere: sizes, types, ranges, ids, names.
+    As tolerant as Go where that does no harm: any case of keys, absent and null
+    fields, unknown fields (kept in ``extra``), bytes after the object. Strict about
+    sizes, types, ranges, ids and names.
 
     Args:
         raw: One element of a queue.
@@ -226,10 +225,10 @@ def decode_signature(
 
 def _plain_signature(raw: bytes, delayed_key: str) -> Signature | None:
     """
-    Read a task without options in half the time; ``None`` = look properly.
+    Read a message of a task without options in half the time; ``None`` if it is not one.
 
-    Head, args and tail are whole tokens of JSON one behind the other, so nothing
-    that passes here could be read in another way.
+    Head, arguments and tail are matched as whole JSON tokens one behind the other, so
+    `parse_json` would read the same from whatever passes here.
     """
     try:
         text = raw.decode()

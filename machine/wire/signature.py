@@ -1,9 +1,8 @@
 """
-The nouns of the wire: Signature, Arg, TaskState, GroupMeta.
+What travels, as values: Signature, Arg, TaskState, GroupMeta.
 
-They hold what Go Machinery's structs of the same names hold, in Python's
-spelling. How they become JSON is `wire`'s business; nothing here knows bytes
-or Redis.
+They have the fields of Go Machinery's structs of the same names, in Python's
+spelling. `messages` and `states` turn them into bytes and back.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def new_uuid(prefix: str) -> str:
     """
     Return ``<prefix>_<uuid4>`` with 122 random bits.
 
-    The same text as ``uuid.uuid4()`` gives, at a quarter of its cost: this
-    runs once for each task sent.
+    Written out because it runs once for each task sent, and ``uuid.uuid4()``
+    takes four times as long.
     """
     h = os.urandom(16).hex()
     variant = "89ab"[int(h[16], 16) & 3]
@@ -110,14 +109,14 @@ class Signature:
 
 
 class Progress(NamedTuple):
-    """How far a running task says it is: a fraction, 0 to 1, and a word about it."""
+    """The progress that a running task reports: a fraction, 0 to 1, and a note for people."""
 
     fraction: float
     note: str = ""
 
 
 class Attempt(NamedTuple):
-    """A run of a task that was followed by another: its number, its error, RFC 3339 time."""
+    """A run that ended in an error and was tried again: its number, error and RFC 3339 time."""
 
     number: int
     error: str
@@ -127,14 +126,14 @@ class Attempt(NamedTuple):
 @dataclass(slots=True, kw_only=True)
 class TaskState:
     """
-    What became of one task, as kept under its uuid.
+    The state of one task, as stored under its uuid.
 
     Attributes:
         results: Values and types; ``None`` unless the state is SUCCESS.
         error: The failure's text; "" otherwise.
         created_at: RFC 3339 text as first written (PENDING), up to 9 fraction digits.
-        progress: What the running task last said; ``None`` when nothing, or it has ended.
-        attempts: The runs before the last one, oldest first; of many, the last ones.
+        progress: The last progress reported; ``None`` if there is none or the task has ended.
+        attempts: The runs before the last one, oldest first; if there were many, only the newest.
     """
 
     task_uuid: str
@@ -184,7 +183,7 @@ class GroupMeta:
     A group's members in order, and whether its chord has been triggered.
 
     Attributes:
-        nested: Whether members are sent later than the group: each ends a chain.
+        nested: Whether each member ends a chain, and so is sent later than the group.
     """
 
     group_uuid: str

@@ -1,4 +1,9 @@
-"""TaskState, GroupMeta and dead letters as bytes, and the errors that mean canceled and expired."""
+"""
+TaskState, GroupMeta and dead letters as bytes, in both directions.
+
+Scripts extend a state's document without parsing it, so its fields are written
+in an order that they know.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +27,7 @@ from machine.wire.text import (
     unexpected,
 )
 
-#: Head + b'"CreatedAt":"<text>"' + this is a whole state.
+#: `encode_state_head`, then b'"CreatedAt":"<text>"', then this make a whole state.
 STATE_TAIL: Final = b',"TTL":0}'
 _STATE: Final = (
     "TaskUUID", "TaskName", "State", "Results", "Error", "CreatedAt", "TTL", "Result", "Progress",
@@ -31,7 +36,7 @@ _STATE: Final = (
 _STATE_PLACES: Final = {key.lower(): place for place, key in enumerate(_STATE)}
 _STATE_EMPTY: Final = ("", "", "", None, "", "", 0, None, None, None)
 _STATE_TYPES: Final = (str, str, str, list, str, str, int, dict, dict, list)
-#: Bytes of UTF-8 kept of an earlier attempt's error, and of a word about progress.
+#: Bytes of UTF-8 kept of an earlier attempt's error, and of a note about progress.
 _LONGEST_NOTE: Final = 1024
 _GROUP: Final = (
     "GroupUUID", "TaskUUIDs", "ChordTriggered", "Lock", "CreatedAt", "TTL", "Nested",
@@ -44,7 +49,7 @@ _LETTER_TYPES: Final = (str, str, str, int, str, int)
 
 
 class Letter(NamedTuple):
-    """A dead letter's envelope, opened: all of a `ports.moves.DeadLetter` but its id."""
+    """What the envelope of a dead letter holds: a `ports.moves.DeadLetter` without its id."""
 
     reason: str
     payload: bytes
@@ -57,8 +62,8 @@ def encode_state(state: TaskState) -> bytes:
     """
     Return the state's document as Go writes it.
 
-    A creation time Go cannot read would make its callers wait for ever; such a
-    one becomes Go's zero time. The error's text is cut to 8 KiB.
+    A creation time that Go cannot read becomes Go's zero time, because Go's callers
+    would wait for ever otherwise. The error's text is cut to 8 KiB.
 
     Raises:
         SignatureError: A result is not a JSON value.
@@ -74,8 +79,8 @@ def encode_ahead(state: TaskState) -> bytes:
     """
     Return the document of a state that is written before its task is sent.
 
-    Go workers take a group's member without a state for an error. To Go it is a
-    state like any other; to our scripts, by its beginning, as good as none.
+    Go workers fail if a group's member has no state. Go reads this one like any
+    other; our scripts know it by its beginning and treat it as absent.
     """
     return b'{"Ahead":true,' + encode_state(state)[1:]
 
@@ -84,10 +89,10 @@ def encode_state_head(state: TaskState) -> bytes:
     """
     Return the state's document up to where its creation time begins.
 
-    Scripts put ``"Attempts":[…],"CreatedAt":"<text>"`` of the stored document
-    behind it, and then `STATE_TAIL`. In a document written here each of the two
-    keys stands once: inside a string its quotes are escaped, and as a key of a
-    result one of its letters is.
+    Scripts append ``"Attempts":[…],"CreatedAt":"<text>"`` of the stored document,
+    and then `STATE_TAIL`. They find the two keys by searching the text, so each
+    may occur once: in a string its quotes are escaped, and where a result has
+    such a key, one of its letters is.
 
     Raises:
         SignatureError: A result is not a JSON value.
@@ -119,7 +124,7 @@ def _progress_text(progress: Progress) -> str:
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
-    """Return the record of a run that another follows, as it stands in a state's Attempts."""
+    """Return the bytes of one entry of a state's Attempts."""
     return to_bytes(_attempt_text(attempt), "an attempt")
 
 
@@ -134,9 +139,10 @@ def _result_text(go_type: str, value: Any) -> str:
 
 def decode_state(raw: bytes) -> TaskState:
     """
-    Return the state of any era: any case of keys, the single ``Result`` of 2016.
+    Return a state that any version of Machinery or we wrote.
 
-    Fields unknown here are ignored; the creation time stays the text it is.
+    Keys match in any case, the single ``Result`` that Machinery wrote in 2016 is
+    read, unknown fields are ignored, and the creation time stays text.
 
     Raises:
         WireError: The bytes are not a state.
@@ -209,7 +215,7 @@ def encode_group(meta: GroupMeta) -> bytes:
     """
     Return the group's document as Go writes it; an unreadable time becomes the zero time.
 
-    Behind Go's fields stands ``Nested`` where it is true; Go reads over it.
+    ``Nested`` comes after Go's fields if it is true; Go ignores it.
     """
     created_at = meta.created_at if is_time(meta.created_at) else ZERO_TIME
     text = (
@@ -232,7 +238,7 @@ def decode_group(raw: bytes) -> GroupMeta:
     """
     values = _fields(parse_json(raw, "group"), "group", _GROUP_PLACES, _GROUP_EMPTY, _GROUP_TYPES)
     uuid, members, triggered, lock, created_at, ttl, nested = values
-    if not uuid:  # a task's state has none of these fields, and would pass for an empty group
+    if not uuid:  # a task's state has none of these fields, so it would pass as an empty group
         raise unexpected("group field GroupUUID", uuid, "the group's id")
     for member in members:
         if type(member) is not str:
@@ -252,9 +258,9 @@ def encode_letter(
     *, reason: str, payload: bytes, crash_count: int, worker_id: str, buried_ms: int
 ) -> bytes:
     """
-    Return the envelope of a dead letter: one JSON object that gives the payload back exactly.
+    Return the envelope of a dead letter: a JSON object from which the payload can be restored.
 
-    The payload is a string in it where it is UTF-8, and base64 where it is not.
+    The payload is a string in it if it is UTF-8, and base64 if it is not.
     ``buried_ms`` is Unix milliseconds; ``reason`` is cut to 8 KiB.
     """
     try:
@@ -300,7 +306,7 @@ def _fields(
     return values
 
 
-#: The error of a task that was canceled; ``canceled: `` and a reason may stand there too.
+#: The error of a task that was canceled; ``: `` and a reason may follow.
 CANCELED = "canceled"
-#: How the error of a task begins that was to start before now.
+#: The beginning of the error of a task that expired before it started.
 EXPIRED = "expired: "

@@ -1,9 +1,8 @@
 """
 JSON text and time text, as Go reads and writes them.
 
-The letters under `wire` and `wire_records`: strict parsing of bytes that anyone
-may have written, and Go's own spelling of strings, floats and instants. What a
-message or a state is, it does not know.
+`messages` and `states` build on it. It parses bytes that anyone may have
+written, strictly, and writes strings, floats and times as Go spells them.
 """
 
 from __future__ import annotations
@@ -91,6 +90,7 @@ def scan_json(text: str, start: int) -> tuple[Any, int]:
     signed = _MINUS_ZERO(text, start) is not None
     found, end = (_SIGNED if signed else _PLAIN).raw_decode(text, start)
     if "\\" in text and _SURROGATE.search(text, start):
+        # Python's parser accepts half of a surrogate pair; encoding it raises.
         json.dumps(found, ensure_ascii=False).encode()
     return found, end
 
@@ -163,12 +163,12 @@ def check_value(value: Any, at: str, depth: int = 1) -> None:
 
 
 def unexpected(field: str, value: Any, expected: str) -> WireError:
-    """Return the error that names a field, its value and what it should have been."""
+    """Return an error that names a field, its value and what was expected."""
     return WireError(f"{field} is {shorten(value)}; expected {expected}")
 
 
 def shorten(value: Any) -> str:
-    """Return a parsed value on one line of at most 80 characters, nothing unprintable in it."""
+    """Return a parsed value for an error's text: one printable line of at most 80 characters."""
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else value[:77] + "…")[:80]
     if isinstance(value, dict | list):
@@ -210,8 +210,8 @@ def format_value(value: Any, depth: int = 1, *, floats: bool = False) -> str:
     Args:
         value: As `parse_json` gives it.
         depth: How many lists and objects it stands in, itself included.
-        floats: Whether the reader knows that numbers in it are floats. Where he
-            does not, 1.0 keeps its ``.0``, or he would take it for an int.
+        floats: Whether a type beside the value says that its numbers are floats. If none does,
+            1.0 keeps its ``.0``: without it a reader would take it for an int.
 
     Raises:
         SignatureError: It is not a JSON value, or is nested deeper than 64 levels.
@@ -242,7 +242,8 @@ def to_bytes(text: str, what: str) -> bytes:
     """
     Return finished JSON text as UTF-8, with the five characters Go escapes for HTML.
 
-    None of the five is JSON's own, so they stand in strings only.
+    JSON's own syntax has none of the five, so they occur in strings only and a
+    plain replacement is safe.
 
     Raises:
         SignatureError: A string holds a lone surrogate.

@@ -1,4 +1,4 @@
-"""Unique tasks: what a signature asks for, and where it may."""
+"""Unique tasks: the key and on_duplicate of a signature, and where a unique task is refused."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-What a task hands on to those that follow it: correlation, trace, and the wish for a time.
-"""
+"""What the tasks that a task sends take over from it: correlation, trace, time of sending."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@ Go Machinery's 29 argument types, and what each is in Python.
 
 Sending turns a Python value into the name of a Go type and a JSON value; receiving
 turns these back, with Go's own error texts.
+
+More than 400 lines, because both ways and the schema of a type must agree on one table.
 """
 
 from __future__ import annotations

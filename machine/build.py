@@ -34,7 +34,7 @@ from machine.registry import Registry
 from machine.runtime.child.instruments import Instruments
 from machine.runtime.chords import Chords
 from machine.runtime.inline import InlineRunner
-from machine.runtime.settle import SettleRules, keeps_states
+from machine.runtime.settle import SettleRules
 from machine.runtime.supervisor.forking import WorkerFactories
 from machine.runtime.supervisor.scheduler import Scheduler, Write
 from machine.runtime.supervisor.timetable import TimetableInbox
@@ -333,14 +333,14 @@ def _worker_parts(
 
     if config.tracing:
         tracing(config)  # raises here, before any process is forked, if the library is missing
-    maker = MessageMaker.of(config, Registry(), keeps_states=keeps_states(config))
+    maker = MessageMaker.of(config, Registry(), keeps_states=config.keeps_states)
     settings = WorkerSettings.of(config, name)
     factories = WorkerFactories(
         broker=lambda: broker(config, for_worker=True),
         backend=lambda: backend(config, for_worker=True),
         registry=collect,
         timetable=lambda found: complete_entries(
-            found, MessageMaker.of(config, found, keeps_states=keeps_states(config))
+            found, MessageMaker.of(config, found, keeps_states=config.keeps_states)
         ),
         scheduler=schedule,
         instruments=partial(_make_instruments, config, settings.name),

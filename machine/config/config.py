@@ -343,6 +343,11 @@ class Config:
         return self.result_backend or self.broker
 
     @property
+    def keeps_states(self) -> bool:
+        """Whether results are on the broker's own server, so that one script writes both."""
+        return self.broker in ("eager", self.backend_url)
+
+    @property
     def lock_url(self) -> str:
         """Return ``lock``, or the broker where it is empty."""
         return self.lock or self.broker

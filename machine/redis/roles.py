@@ -59,7 +59,7 @@ class QueueSettings:
             lease_s=config.worker_lease_s,
             block_s=config.worker_block_s,
             # Only then can one script write a message and its state.
-            keeps_states=config.backend_url == config.broker,
+            keeps_states=config.keeps_states,
             is_worker=is_worker,
         )
 

@@ -33,11 +33,6 @@ from machine.workflow.callbacks import choose_follow_ups, list_never_run, make_r
 _NOT_RUN = "not run: "
 
 
-def keeps_states(config: Config) -> bool:
-    """Say whether results are on the broker's own server, so that one script writes both."""
-    return config.broker in ("eager", config.backend_url)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleRules(MessageRules):
     """
@@ -58,7 +53,7 @@ class SettleRules(MessageRules):
         """Return the rules that the settings ask for."""
         return cls(
             default_queue=config.default_queue,
-            keeps_states=keeps_states(config),
+            keeps_states=config.keeps_states,
             max_result_bytes=config.max_result_bytes,
             max_message_bytes=config.max_message_bytes,
             allowed_queues=frozenset(config.allowed_queues),

@@ -359,6 +359,16 @@ def test_an_eager_task_that_cannot_end_as_it_should_is_buried(eager: Any) -> Non
     assert result.uuid.encode() in letter.payload
 
 
+@pytest.mark.parametrize("result_backend", ["null", "redis://127.0.0.1:1/0"])
+def test_eager_mode_keeps_results_wherever_they_would_be_otherwise(result_backend: str) -> None:
+    # A unique task needs its state beside its message.
+    config = Config(broker="eager", result_backend=result_backend)
+    with build.server(config, Registry()) as eager:
+        add = eager.register_task("add", lambda a, b: a + b)
+
+        assert add.s(1, 2).options(unique="k").send().get(timeout=5) == 3
+
+
 def test_eager_servers_share_no_queue_and_no_result() -> None:
     with (
         build.server(Config(broker="eager"), Registry()) as one,
